@@ -25,7 +25,7 @@ from fastssl.bench.harness import machine
 from fastssl.bench.run import write_atomically
 from fastssl.data import digits, emoji
 from fastssl.evaluate import encode
-from fastssl.evaluate.linear import DECAYS, Fits, _fit_lbfgs, _loss, _standardise
+from fastssl.evaluate.linear import DECAYS, Fits, _fit_lbfgs, _loss, standardise
 from fastssl.models import build_encoder
 
 RESULTS = Path(__file__).parent / "results" / "probe.json"
@@ -47,7 +47,7 @@ def subjects() -> dict[str, tuple[Tensor, Tensor]]:
     for name, x in features.items():
         y = labels[name.partition(",")[0]]
         rows = np.random.default_rng(0).permutation(len(y))[: 4 * len(y) // 5]
-        found[name] = _standardise(x, rows)[rows], y[rows]
+        found[name] = standardise(x, rows)[rows], y[rows]
     return found
 
 

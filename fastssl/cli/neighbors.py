@@ -139,8 +139,13 @@ def _picture(features: FeatureFile, row: int, source: Source) -> Any:
 
 
 def _class(features: FeatureFile, row: int, source: Source) -> str:
+    """The class of a row, or its number to predict; "" where there is none, or several."""
+    from fastssl.data.source import are_scores
+
     if features.labels is None or features.labels.ndim > 1:
         return ""
+    if are_scores(features.labels):
+        return "" if np.isnan(features.labels[row]) else f"{features.labels[row]:g}"
     label = int(features.labels[row])
     return str(source.classes[label]) if 0 <= label < len(source.classes) else ""
 

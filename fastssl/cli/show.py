@@ -184,6 +184,11 @@ def note_part(source: Any, data: str) -> None:
         echo(f"{data} has two parts, of which this is {source.part} (--part)", "yellow")
 
 
+def _figure(value: float) -> str:
+    """A value with two digits behind the point, or of one below 0.1, such as a mean absolute error, two that count."""
+    return f"{value:.2g}" if 0 < abs(value) < 0.1 else f"{value:.2f}"
+
+
 def print_measures(table: dict[str, Any]) -> None:
     """Prints tables with one row per measure and one column per encoder; measures of other columns are another table,
     where they have but one in common."""
@@ -201,7 +206,7 @@ def print_measures(table: dict[str, Any]) -> None:
         for measure in measures:
             spread = table.get(measure + "_std") or table.get(measure + "_se") or {}
             cells = [
-                f"{table[measure][c]:.2f}" + (f" ± {spread[c]:.2f}" if c in spread else "")
+                _figure(table[measure][c]) + (f" ± {_figure(spread[c])}" if c in spread else "")
                 if c in table[measure]
                 else "-"
                 for c in columns

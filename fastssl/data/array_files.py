@@ -18,7 +18,7 @@ from fastssl.data.columns import check_options, find_column
 from fastssl.data.files import FileSource
 from fastssl.data.labels import numbered_labels
 from fastssl.data.parts import PARTS
-from fastssl.data.source import Source, checked_labels
+from fastssl.data.source import Source, checked_labels, checked_scores
 from fastssl.data.storage import content, is_url, name_of, parent
 
 log = logging.getLogger("fastssl")
@@ -103,6 +103,12 @@ def _first(names: list[str], forms: tuple[str, str], parts: Iterable[str]) -> di
         if images is not None:
             return {"images": images, **({} if labels is None else {"labels": labels})}
     return {}
+
+
+def scored(source: Source, scores: Any) -> Source:
+    """The source with a number to predict per item."""
+    source.labels = checked_scores(scores, len(source))
+    return source
 
 
 def labelled(source: Source, labels: Any) -> Source:

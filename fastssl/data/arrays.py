@@ -96,7 +96,7 @@ class ArraySource(Source):
             images = self.reduced[index]
         return Item(
             images=tuple(images) if images.ndim == 4 else (images,),
-            label=None if self.labels is None or self.labels.ndim > 1 else int(self.labels[index]),
+            label=self.label_of(index),
             text=None if self.texts is None else self.texts[index],
             name=self.names[index],
         )

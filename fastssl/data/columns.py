@@ -55,6 +55,11 @@ def described(columns: Mapping[str, str | None]) -> str:
     return ", ".join(f"{role} from column {column!r}" for role, column in columns.items() if column is not None)
 
 
+def numbers_in(column: str | None) -> str:
+    """The rest of the line where a column called as one of classes has fractions."""
+    return "" if column is None else f", the numbers in {column!r} are no classes: #score={column} predicts them"
+
+
 def text_columns(there: Iterable[str], where: str, given: Mapping[str, str | None]) -> TextColumns:
     """The columns of texts, second texts, labels and scores of a table.
 
@@ -75,9 +80,7 @@ def text_columns(there: Iterable[str], where: str, given: Mapping[str, str | Non
     columns = list(there)
     chosen = {role: column for role, column in given.items() if column is not None}
     chosen = {role: known_column(columns, where, role, column) for role, column in chosen.items()}
-    if chosen.get("label") is not None and chosen.get("score") is not None:
-        both = f"label={chosen['label']} and score={chosen['score']}"
-        raise ValueError(f"{where}: expected a column of labels or of scores, got {both}")
+    check_answers(where, chosen)
     text, second = chosen.get("text"), chosen.get("text_pair")
     if text is None and second is None:
         pairs = ((find_column(columns, first), find_column(columns, other)) for first, other in PAIRS)
@@ -101,6 +104,17 @@ def text_columns(there: Iterable[str], where: str, given: Mapping[str, str | Non
         label = first_column(free, LABELS)
         score = first_column(free, SCORES) if label is None else None
     return TextColumns(text, second, label, score)
+
+
+def check_answers(where: str, given: Mapping[str, str | None]) -> None:
+    """Checks that a table is asked for classes or for numbers to predict.
+
+    Raises:
+        ValueError: for both.
+    """
+    if given.get("label") is not None and given.get("score") is not None:
+        both = f"label={given['label']} and score={given['score']}"
+        raise ValueError(f"{where}: expected a column of labels or of scores, got {both}")
 
 
 def known_column(columns: Iterable[str], where: str, role: str, column: str) -> str:

@@ -210,8 +210,7 @@ class Corpus(Source):
         return (self.document(index) for index in range(len(self)))
 
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
-        known = self.labels is not None and self.labels.dtype.kind == "i"
-        label = int(self.labels[check_index(index, len(self))]) if known else None  # type: ignore[index]
+        label = self.label_of(check_index(index, len(self)))
         return Item(text=self.text(index), label=label, name=self.name_of(index))
 
     def name_of(self, index: int) -> str:

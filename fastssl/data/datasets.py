@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from fastssl.data.captions import captions_of
-from fastssl.data.columns import check_options, first_column, known_column
+from fastssl.data.columns import check_answers, check_options, described, first_column, known_column, numbers_in
 from fastssl.data.decode import as_pixels
-from fastssl.data.labels import class_labels, fraction_among
+from fastssl.data.labels import class_labels, fraction_among, scores_of
 from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest, empty_texts
 from fastssl.data.storage import ending
 from fastssl.data.table_splits import SPLITS, split_rows
@@ -112,10 +112,11 @@ class HubSource(Source):
     Args:
         table: a ``datasets.Dataset``; a row with a list of texts is an item for each.
         name: name of the data set in logs and checkpoints.
-        columns: "image", "label" or "text" -> the column of it, where it is not the first of its type.
+        columns: "image", "label" or "text" -> the column of it, where it is not the first of its type; "score" -> the
+            column of numbers to predict, in place of labels.
 
     Raises:
-        ValueError: no column of images, or a column of another type.
+        ValueError: no column of images, a column of another type, labels and scores, or a score that is no number.
     """
 
     def __init__(self, table: Any, name: str, columns: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -129,17 +130,23 @@ class HubSource(Source):
         typed = [column for column, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)]
         plain = [column for column, kind in kinds.items() if isinstance(kind, datasets.Value)]
         self.image = columns.get("image", images[0])
+        check_answers(name, columns)
+        self.score = columns.get("score")
         self.label = columns.get("label", next((c for c in LABELS if c in typed), typed[0] if typed else None))
-        if self.label is None and (found := first_column(plain, LABELS)) is not None:
-            self.label = found if fraction_among(table[found][:]) is None else None
+        self.label, measured = self.label if self.score is None else None, None
+        if self.label is None and self.score is None and (found := first_column(plain, LABELS)) is not None:
+            self.label, measured = (found, None) if fraction_among(table[found][:]) is None else (None, found)
         self.text = columns.get("text", next((c for c in TEXTS if c in kinds), None))
+        chosen = {"image": self.image, "label": self.label, "text": self.text, "score": self.score}
+        self.columns = described(chosen) + numbers_in(measured)
         self.rows, self.texts = np.arange(len(table)), None
         self.captions: Any = table.select_columns([] if self.text is None else [self.text])  # are read without images
         if self.text is not None and (isinstance(kinds[self.text], list) or hasattr(kinds[self.text], "feature")):
             several = captions_of(name, self.captions[self.text][:], self.text)
             self.rows = np.repeat(self.rows, [len(texts) for texts in several])
             self.texts = [text for texts in several for text in texts]
-        for role, column, of in (("image", self.image, images), ("label", self.label, typed + plain)):
+        answers = (("label", self.label, typed + plain), ("score", self.score, plain))
+        for role, column, of in (("image", self.image, images), *answers):
             if column is not None and column not in of:
                 raise ValueError(f"{role}: expected a column of {role}s ({', '.join(of)}) of {name!r}, got {column!r}")
         labels = None
@@ -147,9 +154,11 @@ class HubSource(Source):
             self.classes = list(kinds[self.label].names)
             labels = checked_labels(np.asarray(table[self.label]), len(table))
         elif self.label is not None:
-            remedy = "images have no numbers to predict; classes in another column: #label=NAME"
-            labels, self.classes = class_labels(table[self.label][:], lambda k: f"{name}: row {k}", self.label, remedy)
-        self.labels = None if labels is None else labels.astype(np.int32)[self.rows]
+            labels, self.classes = class_labels(table[self.label][:], lambda k: f"{name}: row {k}", self.label)
+        labels = None if labels is None else labels.astype(np.int32)
+        if self.score is not None:
+            labels = scores_of(table[self.score][:], lambda k: f"{name}: row {k}")
+        self.labels = None if labels is None else labels[self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -159,7 +168,7 @@ class HubSource(Source):
         given = self.texts[index] if self.texts is not None else None if self.text is None else row[self.text]
         return Item(
             images=(as_pixels(row[self.image], self.name_of(index)),),
-            label=None if self.labels is None else int(self.labels[index]),
+            label=self.label_of(index),
             text=_text(given, self.name_of(index)),
             name=str(index),
         )
@@ -260,7 +269,7 @@ def _read(table: Any, name: str, columns: Mapping[str, str], where: str) -> Sour
         for column in _encoded(table.features, columns.get("image")):
             table = table.cast_column(column, datasets.Image())
     images = any(isinstance(kind, datasets.Image) for kind in table.features.values())
-    known = ("image", "label", "text") if images else ("text", "text_pair", "label", "score")
+    known = ("image", "label", "text", "score") if images else ("text", "text_pair", "label", "score")
     check_options(columns, name, (*known, "name"))
     columns = {role: known_column(table.features, name, role, column) for role, column in columns.items()}
     return HubSource(table, name, columns) if images else hub_corpus(table, name, columns, where)

@@ -12,7 +12,17 @@ import numpy as np
 
 from fastssl.data.decode import MAX_PIXELS, ImageError, read_image
 from fastssl.data.listing import SUFFIXES, Names, list_images
-from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest, empty_texts, first_indices
+from fastssl.data.source import (
+    Item,
+    Reduction,
+    Source,
+    are_scores,
+    check_index,
+    checked_labels,
+    digest,
+    empty_texts,
+    first_indices,
+)
 from fastssl.data.storage import content, is_url, join, name_of, state_of
 
 log = logging.getLogger("fastssl")
@@ -61,9 +71,6 @@ class PathSource(Source):
         """The path or URL of a file."""
         own = self.paths[check_index(index, len(self))]
         return own if self.root is None else join(self.root, own)
-
-    def label(self, index: int) -> int | None:
-        return None if self.labels is None or self.labels.ndim > 1 else int(self.labels[index])
 
     def name_of(self, index: int) -> str:
         return self.paths[index]
@@ -166,7 +173,7 @@ class FileSource(PathSource):
             reduce=reduce,
             shared=True,
         )
-        return Item(images=(image,), label=self.label(index), text=self._text(index, path), name=self.paths[index])
+        return Item(images=(image,), label=self.label_of(index), text=self._text(index, path), name=self.paths[index])
 
     def text_of(self, index: int) -> str | None:
         return self._text(index, self.path(index))
@@ -211,7 +218,7 @@ class FileSource(PathSource):
         options: dict[str, Any] = {"max_pixels": self.max_pixels, "orientation": self.orientation}
         made = FileSource(
             self.paths.take(ids),
-            labels,
+            None,
             self.classes,
             name or self.name,
             root=self.root,
@@ -219,7 +226,7 @@ class FileSource(PathSource):
             versions=None if self.versions is None else [self.versions[int(i)] for i in ids],
             **options,
         )
-        made.columns, made.repeats = self.columns, self.repeats
+        made.labels, made.columns, made.repeats = labels, self.columns, self.repeats
         return made
 
 
@@ -234,10 +241,12 @@ def each_once(source: Source) -> Source:
     if ids is None:
         return source
     if source.labels is not None:
-        other = np.flatnonzero((source.labels[ids] != source.labels).reshape(len(ids), -1).any(1))
+        labels = np.nan_to_num(source.labels, nan=np.inf) if are_scores(source.labels) else source.labels
+        other = np.flatnonzero((labels[ids] != labels).reshape(len(ids), -1).any(1))
         if len(other):
+            kind = "number" if are_scores(labels) else "class"
             name = source.name_of(int(other[0]))
-            raise ValueError(f"data: expected one class per image to evaluate on, {name} of {source.name} has several")
+            raise ValueError(f"data: expected one {kind} per image to evaluate on, {name} of {source.name} has several")
     first = np.unique(ids)
     again = len(source) - len(first)
     log.warning("%s: %d rows list an image again, which is evaluated once", source.name, again)

@@ -89,20 +89,37 @@ def labels_of(
         (array([4.5, nan]), [])
     """
     if columns.score is not None:
-        scores = np.array([_score(row.get(columns.score), where, k) for k, row in enumerate(rows)], np.float64)
-        return (None, []) if np.isnan(scores).all() else (scores, [])
+        return scores_of([row.get(columns.score) for row in rows], where), []
     if columns.label is None:
         return None, []
     given = [row.get(columns.label) for row in rows]
-    remedy = f"numbers to predict are named as such: #score={columns.label}"
     known = [value for value in given if value not in (None, "")]
     if known and all(isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value.strip()) for value in known):
-        raise _no_classes(given, known[0], where, columns.label, f"{remedy}, with a point as decimal mark")
-    return class_labels(given, where, columns.label, remedy)
+        remedy = f"{_named(columns.label)}, with a point as decimal mark"
+        raise _no_classes(given, known[0], where, columns.label, remedy)
+    return class_labels(given, where, columns.label)
+
+
+def scores_of(given: Sequence[Any], where: Callable[[int], str]) -> np.ndarray | None:
+    """Numbers to predict, float64 [N], NaN where unknown; None if all are.
+
+    Args:
+        given: for each item a number, or what is unknown: None, NaN, white space.
+        where: a name for item k in errors.
+
+    Raises:
+        ValueError: one that is no number, or infinite.
+    """
+    scores = np.array([_score(value, where, k) for k, value in enumerate(given)], np.float64)
+    return None if np.isnan(scores).all() else scores
+
+
+def _named(column: str) -> str:
+    return f"numbers to predict are named as such: #score={column}"
 
 
 def class_labels(
-    given: Sequence[Any], where: Callable[[int], str], column: str, remedy: str
+    given: Sequence[Any], where: Callable[[int], str], column: str, remedy: str | None = None
 ) -> tuple[np.ndarray | None, list[str]]:
     """:func:`numbered_labels` of a column of a table, whose fractions are no names of classes if all are numbers.
 
@@ -110,11 +127,12 @@ def class_labels(
         given: as of :func:`numbered_labels`.
         where: a name for item k in errors.
         column: name of the column.
-        remedy: for fractions, the end of the error.
+        remedy: for fractions, the end of the error; None: how a column of numbers is named.
 
     Raises:
         ValueError: a label that is a fraction, or as of :func:`numbered_labels`.
     """
+    remedy = _named(column) if remedy is None else remedy
     fraction = fraction_among(given)
     if fraction is not None:
         raise _no_classes(given, fraction, where, column, remedy)

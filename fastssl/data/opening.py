@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from fastssl.data import benchmarks, tables, text_files
 from fastssl.data.annotated import ANNOTATED, open_annotated
-from fastssl.data.array_files import archive, labelled, stack
+from fastssl.data.array_files import archive, labelled, scored, stack
 from fastssl.data.arrays import ArraySource
 from fastssl.data.columns import check_options, split_options
 from fastssl.data.corpus import Corpus
@@ -93,6 +93,7 @@ def open(
     data: Any,
     *,
     labels: Any = None,
+    scores: Any = None,
     part: str = "train",
     max_pixels: int = MAX_PIXELS,
     orientation: bool = True,
@@ -136,6 +137,7 @@ def open(
             and "hf:PATH": ``reviews.csv#text=review:label=stars``, ``pairs.tsv#text=a:text_pair=b:score=rating``,
             ``text:old/#encoding=latin-1``. A path that begins with ``./`` or ``/`` is never interpreted as a name.
         labels: one integer per item, -1 for unknown classes, or one name per item, if ``data`` has no labels.
+        scores: one number to predict per item, NaN for unknown ones, in place of ``labels``.
         part: split, "train" or "test", of data that has both.
         max_pixels: larger images raise an error before they are decoded.
         orientation: apply the EXIF orientation. torchvision's ``ImageFolder`` does not.
@@ -144,7 +146,7 @@ def open(
     Raises:
         FileNotFoundError: no such file or folder.
         TypeError: ``data`` is of an unsupported type.
-        ValueError: no images, or ``labels`` for data that has its own.
+        ValueError: no images, ``labels`` or ``scores`` for data that has its own, or both.
 
     Example:
         >>> import numpy as np, fastssl.data
@@ -160,11 +162,14 @@ def open(
     if isinstance(data, (str, Path)):
         source.where = _absolute(str(data))
         source = without_unreadable(source, str(data), part)
-    if labels is None:
+    if labels is None and scores is None:
         return source
+    if labels is not None and scores is not None:
+        raise ValueError("labels, scores: expected one of them, got both")
     if source.labels is not None:
-        raise ValueError(f"labels: expected None, {source.name} has its own labels")
-    return labelled(source, labels)
+        name = "labels" if scores is None else "scores"
+        raise ValueError(f"{name}: expected None, {source.name} has its own labels")
+    return labelled(source, labels) if scores is None else scored(source, scores)
 
 
 def without_unreadable(source: Source, name: str, part: str) -> Source:

@@ -27,7 +27,7 @@ from fastssl.data.corpus import CorpusError
 from fastssl.data.decode import shrink
 from fastssl.data.prefetch import prefetch_items
 from fastssl.data.shards import ShardError
-from fastssl.data.source import Item, Reduction, Source, check_index, digest, empty_texts, first_indices
+from fastssl.data.source import Item, Reduction, Source, are_scores, check_index, digest, empty_texts, first_indices
 from fastssl.data.storage import is_url, open_file
 from fastssl.data.wav import AudioError
 
@@ -153,7 +153,11 @@ def pack_source(
     if not images_per_item:
         raise ValueError(f"data: expected items with images, got {source!r}")
     several = source.labels is not None and source.labels.ndim > 1
-    for what, there in (("several classes per item", several), ("boxes or masks", first.objects is not None)):
+    for what, there in (
+        ("several classes per item", several),
+        ("numbers to predict", are_scores(source.labels)),
+        ("boxes or masks", first.objects is not None),
+    ):
         if there:
             log.warning("%s has %s, which a packed file does not hold", source.name, what)
     labels: list[int] = []
@@ -295,7 +299,7 @@ class PackedImages(Source):
         first = check_index(index, len(self)) * self.images_per_item
         return Item(
             images=tuple(self.image(first + k) for k in range(self.images_per_item)),
-            label=None if self.labels is None else int(self.labels[index]),
+            label=self.label_of(index),
             text=None if self.texts is None else self.texts[index],
             name=self.name_of(index),
         )

@@ -102,7 +102,8 @@ class ShardSource(Source):
             start = int(end) - len(index["places"])
             self.broken |= {start + int(k): reason for k, reason in index["broken"].items()}
         labels = [label for index in indices for label in index["labels"]]
-        self.labels, self.classes = class_labels(labels, self._where, "cls", "images have no numbers to predict")
+        remedy = "shards have no numbers to predict, tables and Parquet files do (#score=NAME)"
+        self.labels, self.classes = class_labels(labels, self._where, "cls", remedy)
         self._files = Files(self.paths)
 
     def __len__(self) -> int:
@@ -122,7 +123,7 @@ class ShardSource(Source):
         )
         return Item(
             images=(image,),
-            label=None if self.labels is None else int(self.labels[index]),
+            label=self.label_of(index),
             text=None if self.texts is None else self.texts[index],
             name=self.keys[index],
         )

@@ -76,7 +76,8 @@ class Source:
     Attributes:
         name: name of the data set in logs.
         classes: names of the classes; empty if there are none.
-        labels: one integer per item; None if labels are available only with each item.
+        labels: one integer per item; or one float, a number to predict (NaN: unknown), of data without classes; None if
+            labels are available only with each item.
         embedded: name of the embedded data set that the items belong to, or None.
         where: argument with which :func:`fastssl.data.open` opens the source again, or None.
         skipped: reasons for which files were left out -> number of files.
@@ -129,6 +130,11 @@ class Source:
         """Reads several items in order."""
         return [self.read(int(index)) for index in ids]
 
+    def label_of(self, index: int) -> int | None:
+        """The class of an item; None: it has none, several, or a number to predict."""
+        single = self.labels is not None and self.labels.ndim == 1 and not are_scores(self.labels)
+        return int(self.labels[index]) if single else None  # type: ignore[index]
+
     def name_of(self, index: int) -> str:
         """The name of an item in messages, without reading it."""
         return f"item {index}"
@@ -153,7 +159,8 @@ class Source:
     def fingerprint(self) -> str:
         """A hash that changes when items are added, removed, renamed or relabelled; compared on resuming."""
         parts = [type(self).__name__, str(len(self)), *self.classes]
-        return digest(*parts, *([] if self.labels is None else [np.asarray(self.labels, np.int32)]))
+        numbers = np.float64 if are_scores(self.labels) else np.int32
+        return digest(*parts, *([] if self.labels is None else [np.asarray(self.labels, numbers)]))
 
     @property
     def content_key(self) -> str:
@@ -416,6 +423,30 @@ def digest(*parts: str | bytes | np.ndarray | None) -> str:
     return made.hexdigest()
 
 
+def are_scores(labels: Any) -> bool:
+    """Whether labels are numbers to predict, one float per item, and no classes."""
+    return labels is not None and np.asarray(labels).ndim == 1 and np.asarray(labels).dtype.kind == "f"
+
+
+def checked_scores(scores: Any, count: int) -> np.ndarray:
+    """Numbers to predict as float64 [N], NaN where unknown, given as [N] or a column [N, 1].
+
+    Raises:
+        ValueError: a wrong number or dtype of them, or infinite ones.
+    """
+    array = np.asarray(scores)
+    array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+    if array.shape != (count,) or (count and array.dtype.kind not in "iuf"):
+        raise ValueError(f"scores: expected {count} numbers, got {array.dtype} of shape {array.shape}")
+    array = array.astype(np.float64)
+    if bool(np.isinf(array).any()):
+        wrong = int(np.isinf(array).argmax())
+        raise ValueError(
+            f"scores: expected finite numbers, or NaN for unknown ones, got {array[wrong]:g} for item {wrong}"
+        )
+    return array
+
+
 def checked_labels(labels: Any, count: int) -> np.ndarray:
     """Labels as int64: one per item, as [N] or a column [N, 1]; or, for several per item, [N, classes] of -1 (absent),
     0 (ignored) and 1, or of 0 (absent) and 1 alone, which are made -1 and 1.
@@ -426,7 +457,8 @@ def checked_labels(labels: Any, count: int) -> np.ndarray:
     array = np.asarray(labels)
     array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
     if array.ndim not in (1, 2) or len(array) != count or (count and array.dtype.kind not in "iu"):
-        raise ValueError(f"labels: expected {count} integers, got {array.dtype} of shape {array.shape}")
+        remedy = "; numbers to predict are given by scores= of fastssl.data.open" if array.dtype.kind == "f" else ""
+        raise ValueError(f"labels: expected {count} integers, got {array.dtype} of shape {array.shape}{remedy}")
     if array.size and (int(array.min()) < -1 or int(array.max()) >= 2**31):
         wrong = int(array.min()) if int(array.min()) < -1 else int(array.max())
         raise ValueError(f"labels: expected 0 to {2**31 - 1:,}, or -1 for unknown classes, got {wrong}")

@@ -20,7 +20,7 @@ from fastssl.data.opening import names_of, open, parts_of, prefixed, without_unr
 from fastssl.data.parts import OF_IMAGES, PARTS, find_labelled
 from fastssl.data.scenes import scenes
 from fastssl.data.signals import spoken_digits
-from fastssl.data.source import Source
+from fastssl.data.source import Source, are_scores
 from fastssl.data.storage import is_folder
 from fastssl.data.text_parts import number_alike, text_parts
 
@@ -174,11 +174,9 @@ def _check_classes(train: Source, test: Source, data: str | Path) -> None:
 def _judged(task: Splits) -> Splits:
     """A task of scores is judged by their correlations, one of several classes per item as Pascal VOC is."""
     labels = task.train.labels
-    if labels is None or (labels.ndim == 1 and labels.dtype.kind != "f"):
-        return task
-    if labels.ndim > 1:
-        return replace(task, metric="11-point mAP")
-    return replace(task, metric="Spearman", others=("Pearson",))
+    if are_scores(labels):
+        return replace(task, metric="Spearman", others=("Pearson",))
+    return task if labels is None or labels.ndim == 1 else replace(task, metric="11-point mAP")
 
 
 def _readable(task: Splits, data: str | Path) -> Splits:

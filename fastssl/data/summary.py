@@ -9,7 +9,7 @@ import numpy as np
 
 from fastssl.augment.images import PaddedRGB
 from fastssl.data.packed import READ_ERRORS
-from fastssl.data.source import Item, Source
+from fastssl.data.source import Item, Source, are_scores
 
 _SHOWN = 10
 _LONGEST = 80  # characters of a text
@@ -33,7 +33,7 @@ def summary(source: Source, sample: int = 100) -> Iterator[str]:
         yield str(columns)
     if (ids := source.image_ids) is not None:
         yield f"{len(np.unique(ids)):,} different images, the others list one of them again"
-    if source.labels is not None and source.labels.dtype.kind == "f":
+    if source.labels is not None and are_scores(source.labels):
         known = source.labels[~np.isnan(source.labels)]
         yield f"scores of {len(known):,} items, from {known.min():g} to {known.max():g}" if len(known) else "no scores"
     elif source.labels is not None and source.labels.ndim == 1:

@@ -19,17 +19,19 @@ from fastssl.data.columns import (
     LABELS,
     PATHS,
     SENTENCES,
+    check_answers,
     check_options,
     described,
     find_column,
     first_column,
     known_column,
+    numbers_in,
     text_columns,
 )
 from fastssl.data.corpus import Corpus, decoded
 from fastssl.data.embedded_text import ParallelCorpus
 from fastssl.data.files import FileSource
-from fastssl.data.labels import class_labels, fraction_among, labels_of
+from fastssl.data.labels import class_labels, fraction_among, labels_of, scores_of
 from fastssl.data.listing import ARRAY
 from fastssl.data.listing import SUFFIXES as IMAGES
 from fastssl.data.storage import ending, is_folder, is_url, join, name_of, parent
@@ -59,7 +61,8 @@ def table(
             Columns: path (or file, file_name, image, filepath, image_name), label (or class, target) and text (or
             caption, title, comment, captions, raw). Names of columns in any case. Labels are integers or names; an
             empty label is unknown. A cell with a list of texts (in ``.csv`` files: in JSON) is a row for each.
-        columns: "path", "label" or "text" -> the name of its column, where it is another one.
+        columns: "path", "label" or "text" -> the name of its column, where it is another one; "score" -> the column of
+            numbers to predict, in place of labels; an empty one is unknown.
         images: the folder that paths are relative to, itself relative to that of the table; None: the folder of the
             table, and for captions of COCO the one that has the images
             (:func:`fastssl.data.captions.images_folder`).
@@ -71,7 +74,8 @@ def table(
     Raises:
         FileNotFoundError: no such table.
         ValueError: no rows, no column of paths, a row without a path, or with more fields than the heading; a text that
-            is no string; bytes that are no UTF-8; no folder ``images``, or COCO's images are in none of its folders.
+            is no string; a score that is no number; bytes that are no UTF-8; no folder ``images``, or COCO's images
+            are in none of its folders.
 
     Example:
         >>> import tempfile
@@ -95,17 +99,22 @@ def _images(
     path: str, rows: list[dict[str, Any]], given: Mapping[str, str], part: str | None, **options: Any
 ) -> FileSource:
     folders = rows.folders if isinstance(rows, Captioned) else None
-    columns, roles = _columns(rows), {"path": PATHS, "label": LABELS, "text": CAPTIONS}
+    columns, roles = _columns(rows), {"path": PATHS, "label": LABELS, "text": CAPTIONS, "score": ()}
     check_options(given, path, (*roles, "images", "split"))
+    check_answers(path, given)
+    if "score" in given:
+        del roles["label"]
     chosen = {
         role: known_column(columns, path, role, given[role]) if role in given else first_column(columns, names)
         for role, names in roles.items()
     }
-    read = [row.get(chosen["label"]) for row in rows] if chosen["label"] else []
+    label, score = chosen.get("label"), chosen["score"]
+    answer = label or score
+    read = [] if answer is None else [row.get(answer) for row in rows]
     measured = None
-    if "label" not in given and fraction_among(read) is not None:
-        measured, chosen["label"] = chosen["label"], None
-    where, label, text = chosen.values()
+    if label is not None and "label" not in given and fraction_among(read) is not None:
+        measured, label, chosen["label"] = label, None, None
+    where, text = chosen["path"], chosen["text"]
     if where is None:
         raise ValueError(f"{path}: expected a column of paths ({', '.join(PATHS)}), got {', '.join(columns)}")
     for k, row in enumerate(rows):
@@ -114,8 +123,9 @@ def _images(
     labels: np.ndarray | None = None
     classes: list[str] = []
     if label is not None:
-        remedy = "images have no numbers to predict; classes in another column: #label=NAME"
-        labels, classes = class_labels(read, lambda k: f"{path}: row {k + 1}", label, remedy)
+        labels, classes = class_labels(read, lambda k: f"{path}: row {k + 1}", label)
+    elif score is not None:
+        labels = scores_of(read, lambda k: f"{path}: row {k + 1}")
     texts: list[str] | None = None
     if text is not None:
         several = captions_of(path, [row.get(text) for row in rows], text)
@@ -124,17 +134,18 @@ def _images(
         labels = None if labels is None else labels[each]
     source = FileSource(
         [str(row[where]) for row in rows],
-        labels,
+        None if score else labels,
         classes,
         name_of(path),
         root=_root(path, folders, str(rows[0][where]), given.get("images")),
         texts=texts,
         **options,
     )
+    source.labels = labels if score else source.labels
     used = (*chosen.values(), measured)
     others = [name for name in columns if name not in used and find_column(SPLITS, name) is None]
     source.columns = described(chosen) + (f", none from {', '.join(map(repr, others))}" if others else "")
-    source.columns += "" if measured is None else f", the numbers in {measured!r} are no classes"
+    source.columns += numbers_in(measured)
     free = [name for name in columns if name not in chosen.values()]
     return of_part(path, source, rows, first_column(free, SPLITS), part, given.get("split"))
 
@@ -239,7 +250,7 @@ def open_table(
     where, text = (first_column(_columns(rows), names) for names in (PATHS, SENTENCES))
     text = given.get("text", text)
     images = where is not None and (text is None or any(_may_be_image(row.get(where)) for row in rows))
-    if IMAGE_OPTIONS & set(given) or (images and not {"text_pair", "score"} & set(given)):
+    if IMAGE_OPTIONS & set(given) or (images and "text_pair" not in given and not {"text", "score"} <= set(given)):
         return _images(str(path), rows, given, part, **options)
     return _texts(str(path), rows, given, part)
 

@@ -131,7 +131,7 @@ class WavSource(PathSource):
 
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
         signal, rate = read_wav(self.path(index))
-        return Item(signal=signal, label=self.label(index), name=self.paths[index], rate=rate)
+        return Item(signal=signal, label=self.label_of(index), name=self.paths[index], rate=rate)
 
 
 def wav_folder(root: str | Path) -> WavSource | None:

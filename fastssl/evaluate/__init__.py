@@ -31,6 +31,7 @@ from fastssl.evaluate.measures import (
 from fastssl.evaluate.metrics import METRICS, eleven_point_map, f1, matthews, mean_per_class, pearson, spearman, top_1
 from fastssl.evaluate.overlap import TextScores, rouge_l, text_scores
 from fastssl.evaluate.protocols import PROTOCOLS, evaluate_with
+from fastssl.evaluate.regression import knn_regression, regression_scores, ridge_probe
 from fastssl.evaluate.report import evaluate, evaluate_digits, evaluate_emoji, evaluate_splits
 from fastssl.evaluate.retrieval import recall_at, retrieval_scores
 from fastssl.evaluate.segmentation import Segmentation
@@ -96,6 +97,7 @@ __all__ = [
     "image_text_retrieval",
     "kmeans",
     "knn_accuracy",
+    "knn_regression",
     "layer_features",
     "linear_probe",
     "low_shot",
@@ -111,7 +113,9 @@ __all__ = [
     "rank_me",
     "read_features",
     "recall_at",
+    "regression_scores",
     "retrieval_scores",
+    "ridge_probe",
     "rouge_l",
     "spearman",
     "starts_of",

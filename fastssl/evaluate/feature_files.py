@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fastssl._files import replacing
 from fastssl.data import Source
-from fastssl.data.source import digest
+from fastssl.data.source import are_scores, digest
 
 FORMATS = (".npz", ".safetensors", ".parquet")
 READABLE = (*FORMATS, ".npy")
@@ -31,7 +31,7 @@ class FeatureFile:
     Args:
         features: float32 [N, C]; memory-mapped for ``.npz`` and ``.safetensors``.
         names: one name per row.
-        labels: int64 [N], -1 for unknown classes; None: no labels.
+        labels: int64 [N], -1 for unknown classes; or float64 [N], numbers to predict; None: no labels.
         source: argument with which :func:`fastssl.data.open` opens the images again, or None.
         part: split of the source, "train" or "test".
         encoder: digest of the network's weights and the readout; None: not recorded.
@@ -106,7 +106,7 @@ def write_features(
         rows: N.
         columns: C.
         names: one name per row; iterated twice.
-        labels: integers [N]; None: no labels.
+        labels: integers [N], or floats (numbers to predict); None: no labels.
         about: metadata, strings.
     """
     writer = {".npz": _write_npz, ".safetensors": _write_safetensors, ".parquet": _write_parquet}[path.suffix]
@@ -239,8 +239,8 @@ def _write_safetensors(
     ends = np.cumsum(np.fromiter((len(n.encode(*_UTF8)) for n in names), np.int64, shape[0]))
     sizes: list[tuple[str, str, tuple[int, ...], int]] = [("features", "F32", shape, 4)]
     if labels is not None:
-        labels = np.ascontiguousarray(labels, np.int64)
-        sizes.append(("labels", "I64", labels.shape, 8))
+        labels = np.ascontiguousarray(labels, _number(labels))
+        sizes.append(("labels", {"i": "I64", "f": "F64"}[labels.dtype.kind], labels.shape, 8))
     sizes += [("name_ends", "I64", shape[:1], 8), ("names", "U8", (int(ends[-1]) if len(ends) else 0,), 1)]
     header: dict[str, Any] = {"__metadata__": {_ABOUT: json.dumps(about)}}  # JSON twice: its strings may be no UTF-8
     offset = 0
@@ -273,6 +273,10 @@ def _read_safetensors(path: Path) -> FeatureFile:
         return FeatureFile(file.get_tensor("features"), names, labels, *_described(about))
 
 
+def _number(labels: Any) -> type:
+    return np.float64 if are_scores(labels) else np.int64
+
+
 def _parquet() -> Any:
     try:
         import pyarrow
@@ -291,7 +295,7 @@ def _write_parquet(
     fields = [("name", arrow.binary() if escaped else arrow.string()), ("features", kind)]
     if labels is not None:
         several = np.asarray(labels).ndim > 1
-        fields.append(("label", arrow.list_(arrow.int64()) if several else arrow.int64()))
+        fields.append(("label", arrow.list_(arrow.int64()) if several else arrow.from_numpy_dtype(_number(labels))))
     schema = arrow.schema(fields, metadata={_ABOUT: json.dumps(about)})
     upcoming, done = iter(names), 0
     with arrow.parquet.ParquetWriter(path, schema) as writer:
@@ -313,7 +317,10 @@ def _read_parquet(path: Path) -> FeatureFile:
     about = json.loads((table.schema.metadata or {}).get(_ABOUT.encode(), b"{}"))
     width = table.schema.field("features").type.list_size
     values = table["features"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    labels = np.array(table["label"].to_pylist(), np.int64) if "label" in table.column_names else None
+    labels = None
+    if "label" in table.column_names:
+        number = np.float64 if _parquet().types.is_floating(table["label"].type) else np.int64
+        labels = np.array(table["label"].to_pylist(), number)
     features = torch.from_numpy(np.array(values, np.float32).reshape(-1, width))
     names = [name.decode(*_UTF8) for name in table["name"].cast("binary").to_pylist()]
     return FeatureFile(features, names, labels, *_described(about))

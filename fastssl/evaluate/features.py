@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastssl.data import Batch, Loader, Source, prefetch_items
 from fastssl.data import open as open_source
+from fastssl.data.source import are_scores
 from fastssl.data.views import CenterCropExamples, select_images
 from fastssl.evaluate.given import unit_length
 from fastssl.models import Encoder
@@ -273,12 +274,16 @@ def labels_of(source: Source) -> Tensor:
             if item.label is None:  # not read to its end
                 hint, columns = "", getattr(source, "columns", None)
                 if columns is not None:
-                    hint = f" ({columns}); a column of classes of another name: #label=NAME"
+                    hint = f" ({columns}); a column of classes of another name: #label=NAME, of numbers: #score=NAME"
                 elif item.text is not None:
                     hint = "; its strings are texts, classes are given by labels= of fastssl.data.open"
                 raise ValueError(f"data: expected labels to evaluate with, {source.name} has none{hint}")
             read.append(item.label)
         labels = np.array(read)
+    if are_scores(labels):
+        raise ValueError(
+            f"data: expected classes, {source.name} has numbers to predict, which the protocol 'frozen' evaluates"
+        )
     if labels.ndim == 1 and bool((labels < 0).any()):
         missing = int((labels < 0).sum())
         raise ValueError(f"data: expected a label of every item, {missing} of {source.name} have none")

@@ -38,7 +38,8 @@ def _moments(features: Tensor, train: np.ndarray) -> tuple[Tensor, Tensor]:
     return mean, torch.where(scale > 1e-6 * mean.abs(), scale, torch.inf)
 
 
-def _standardise(features: Tensor, train: np.ndarray) -> Tensor:
+def standardise(features: Tensor, train: np.ndarray) -> Tensor:
+    """Features of mean 0 and, by the training rows, variance 1 / C; 0 where they are constant there."""
     return _scaled(features, *_moments(features, train))
 
 
@@ -250,7 +251,7 @@ def _scores(
     metric: str,
 ) -> list[float]:
     """Test scores of classifiers trained with each of the penalties or rates."""
-    x = _standardise(features, train)
+    x = standardise(features, train)
     classes = 1 if labels.is_floating_point() else int(labels.max()) + 1 if labels.dim() == 1 else labels.shape[1]
     fit = _fit_lbfgs if protocol == "lbfgs" else _fit_sgd
     fits = fit(x, labels, train, classes, options, steps)

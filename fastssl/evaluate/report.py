@@ -14,7 +14,8 @@ from fastssl.data import ConcatSource, Source, Splits, digits, emoji, open_split
 from fastssl.data import open as open_source
 from fastssl.data.files import each_once
 from fastssl.data.opening import EMBEDDED
-from fastssl.evaluate import linear, measures, retrieval
+from fastssl.data.source import are_scores
+from fastssl.evaluate import linear, measures, regression, retrieval
 from fastssl.evaluate.features import centred, color_histogram, encode, is_large, labels_of, pixels
 from fastssl.evaluate.whitening import whitening
 from fastssl.models import Encoder, build_encoder
@@ -47,6 +48,11 @@ def _linear(features: Tensor, labels: Tensor, seed: int, share: float = 0.8) -> 
 
 def projection_of(features: Tensor, whiten: int | None) -> Tensor | None:
     return None if whiten is None else whitening(features, whiten, SHRINK)
+
+
+def _in_parts(source: Source) -> bool:
+    """Whether what is to be predicted, several classes or a number per image, is judged on a test part alone."""
+    return source.labels is not None and (source.labels.ndim > 1 or are_scores(source.labels))
 
 
 ROWS = ("pretrained", "random", "pixels", "histogram")
@@ -248,8 +254,13 @@ def evaluate_splits(
     Returns:
         measure -> row -> value: "knn" (20 neighbours, weighted with temperature 0.07), "linear" and, with more than
         five classes, "knn_top5" and "linear_top5". The linear classifier is fitted by L-BFGS, or by SGD over 100 epochs
-        if the features exceed 1 GiB, when they are stored in a temporary file.
+        if the features exceed 1 GiB, when they are stored in a temporary file. Of numbers to predict
+        (``fastssl.data.open(..., scores=)``, ``labels.csv#score=NAME``): "linear_r2", "linear_spearman" and
+        "linear_mae" of ridge regression (:func:`ridge_probe`), and the same of k-NN (:func:`knn_regression`), with the
+        mean of the training split as another row.
     """
+    if are_scores(task.train.labels):
+        return _evaluate_scores(encoder, options, regression.known_scores(task, note), readout, rows, note, whiten)
     source, cut = ConcatSource([task.train, task.test], task.name), len(task.train)
     labels = labels_of(source)
     train, test = np.arange(cut), np.arange(cut, len(source))
@@ -286,6 +297,44 @@ def evaluate_splits(
     return table
 
 
+def _evaluate_scores(
+    encoder: Encoder,
+    options: dict[str, Any] | None,
+    task: Splits,
+    readout: str,
+    rows: Sequence[str],
+    note: Note,
+    whiten: int | None,
+) -> dict[str, Any]:
+    """:func:`evaluate_splits` of numbers to predict."""
+    source, cut = ConcatSource([task.train, task.test], task.name), len(task.train)
+    scores = torch.from_numpy(np.asarray(source.labels, np.float64))
+    train, test = np.arange(cut), np.arange(cut, len(source))
+    table: dict[str, Any] = {}
+
+    def add(row: str, ways: dict[str, list[Tensor]]) -> None:
+        for way, predictions in ways.items():
+            found = [regression.regression_scores(each, scores[test]) for each in predictions]
+            for name in found[0]:
+                table.setdefault(f"{way}_{name}", {})[row] = _mean([one[name] for one in found])
+        note(f"{task.name}: {row}: " + ", ".join(f"{name} {table[name][row]:.4g}" for name in table))
+
+    for row, extractors in _sources(encoder, options, readout, rows).items():
+        ways: dict[str, list[Tensor]] = {"knn": [], "linear": []}
+        for features_of in extractors:
+            features = features_of(source)
+            unit = centred(features, features[:cut].mean(0), projection_of(features[:cut], whiten))
+            k = min(PAPER_NEIGHBOURS, cut)
+            ways["knn"].append(
+                regression.knn_regression(unit[:cut], scores[:cut], unit[cut:], k, temperature=PAPER_TEMPERATURE)
+            )
+            ways["linear"].append(regression.ridge_probe(features, scores, train, test))
+        add(row, ways)
+    mean = scores[:cut].mean().expand(len(test))
+    add("mean", {"knn": [mean], "linear": [mean]})
+    return table
+
+
 def evaluate(
     encoder: Encoder,
     options: dict[str, Any] | None,
@@ -302,7 +351,7 @@ def evaluate(
         encoder: the pretrained encoder.
         options: options of ``build_encoder``, for the random encoder; None, of a custom network: there is no such row.
         data: anything that :func:`fastssl.data.open` takes, or :class:`fastssl.data.Splits`; of several classes per
-            image, 80 % are trained on and 20 % are tested on, if there are no splits.
+            image, or numbers to predict, 80 % are trained on and 20 % are tested on, if there are no splits.
         readout: "spatial" or "pooled", for all encoders; None: "pooled" for a task with splits, as in papers, else
             "spatial".
         rows: rows of the table to compute.
@@ -312,11 +361,10 @@ def evaluate(
     """
     divided = isinstance(data, Splits) or (isinstance(data, (str, Path)) and str(data) not in EMBEDDED)
     task = open_splits(data) if divided else None
-    several = task is not None and task.train.labels is not None and task.train.labels.ndim > 1
-    whole = None if task is None or isinstance(data, Splits) or several else task.whole
-    if task is not None and whole is None:
+    source = task.whole if task is not None else each_once(open_source(data))
+    if source is None or isinstance(data, Splits) or _in_parts(source):
+        task = task or open_splits(source)
         return evaluate_splits(encoder, options, task, readout or "pooled", rows, note, whiten)
-    source = each_once(open_source(data)) if whole is None else whole
     if source.embedded == "emoji":
         return evaluate_emoji(encoder, options, readout or "spatial", rows, whiten)
     if source.embedded == "digits":

@@ -8,6 +8,7 @@ from torch import Tensor
 from fastssl.data import Source
 from fastssl.data.files import each_once
 from fastssl.data.readable import readable
+from fastssl.data.source import are_scores
 from fastssl.evaluate import knn_accuracy, linear_probe
 from fastssl.evaluate.features import centred, encode, labels_of
 from fastssl.methods import ImageMethod
@@ -39,7 +40,8 @@ class OnlineProbe(Callback):
     def __init__(self, source: Source, every: int, seed: int = 0, on_error: str = "raise") -> None:
         source = each_once(source)
         labels = source.labels
-        known = np.flatnonzero(labels >= 0) if labels is not None and labels.ndim == 1 else np.zeros(0, np.int64)
+        classes = labels is not None and labels.ndim == 1 and not are_scores(labels)
+        known = np.flatnonzero(labels >= 0) if labels is not None and classes else np.zeros(0, np.int64)
         if len(known) < LEAST or labels is None or len(np.unique(labels[known])) < 2:
             raise ValueError(
                 f"probe_every: expected at least {LEAST} labelled items of two classes, {source.name} has {len(known)}"

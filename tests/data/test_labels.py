@@ -131,7 +131,7 @@ def test_links_are_items_and_what_is_left_out_is_counted(tmp_path: Path) -> None
 def test_fractions_in_shards_are_no_classes(tmp_path: Path) -> None:
     for k, others in enumerate(({"0.cls": b"2", "1.cls": b"0.5"}, {"0.json": {}, "1.json": {"label": 0.5}})):
         with pytest.raises(
-            ValueError, match=rf"{k}\.tar: 1: expected classes in column 'cls', got '?0.5'?; images have no"
+            ValueError, match=rf"{k}\.tar: 1: expected classes in column 'cls', got '?0.5'?; shards have no"
         ):
             ShardSource([shard(tmp_path / f"{k}.tar", others)])
     assert ShardSource([shard(tmp_path / "names.tar", {"0.cls": b"v0.5", "1.cls": b"0.5"})]).classes == ["0.5", "v0.5"]
@@ -190,10 +190,10 @@ def test_tables_of_images_say_what_they_read(tmp_path: Path, name: str) -> None:
     assert found.classes == ["ant", "cat"] and list(found.labels) == [1, 0]  # type: ignore[arg-type]
     assert f"path from column 'path', label from column '{name}'" in list(summary(found))
     measured = fastssl.data.open(table(name, ["1.0", "0.5"]))
-    said = f"path from column 'path', the numbers in '{name}' are no classes"
+    said = f"path from column 'path', the numbers in '{name}' are no classes: #score={name} predicts them"
     assert measured.labels is None and said in list(summary(measured))
     with pytest.raises(
-        ValueError, match=rf"t.csv: row 2: expected classes in column '{name}', got '0.5'; .*#label=NAME"
+        ValueError, match=rf"t.csv: row 2: expected classes in column '{name}', got '0.5'; .*#score={name}"
     ):
         fastssl.data.open(f"{tmp_path / 't.csv'}#label={name}")
     assert fastssl.data.open(table(name, ["1.5", "beta"])).classes == ["1.5", "beta"]

@@ -319,6 +319,14 @@ def test_images_are_evaluated_by_the_standard_crop(size: int) -> None:
     assert np.abs(given[0].permute(1, 2, 0).numpy() - expected).max() < 3 / 127.5
 
 
+def test_several_classes_of_arrays_are_judged_on_a_part() -> None:
+    options, several = {"name": "resnet", "size": 16, "width": 4}, np.where(np.eye(3)[np.arange(60) % 3] > 0, 1, -1)
+    images = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3), dtype=np.uint8)
+    source = fastssl.data.open(images, labels=several)
+    table = evaluate(build_encoder(options).eval(), options, source, rows=("pretrained",))
+    assert list(table) == ["linear"] and 0 < table["linear"]["pretrained"] <= 100
+
+
 def test_features_in_a_file_are_judged_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above a limit features, centred ones and standardised ones are mapped, and worked on in chunks."""
     from fastssl.evaluate import features, linear
@@ -330,7 +338,7 @@ def test_features_in_a_file_are_judged_alike(tmp_path: Path, monkeypatch: pytest
     expected = [
         evaluate(encoder, options, photos, rows=("pretrained",))["knn"],
         centred(x),
-        linear._standardise(x, train),
+        linear.standardise(x, train),
         linear_probe(x, y, train, test, 0.1, 20, protocol="sgd"),
         color_histogram(photos),
     ]
@@ -341,7 +349,7 @@ def test_features_in_a_file_are_judged_alike(tmp_path: Path, monkeypatch: pytest
     assert features.is_large(mapped) and type(mapped.numpy().base) is not np.ndarray
     assert evaluate(encoder, options, photos, rows=("pretrained",))["knn"] == expected[0]
     torch.testing.assert_close(centred(x, x.mean(0)), expected[1])
-    torch.testing.assert_close(linear._standardise(x, train), expected[2])
+    torch.testing.assert_close(linear.standardise(x, train), expected[2])
     assert linear_probe(x, y, train, test, 0.1, 20, protocol="sgd") == expected[3]
     assert torch.equal(color_histogram(photos), expected[4])
 

@@ -335,7 +335,10 @@ def test_data_without_labels_is_not_read_to_its_end(tmp_path: Path) -> None:
     assert source.count < 200
     Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
     (tmp_path / "list.csv").write_text("path,target,note\n0.png,0.5,a\n0.png,1.5,b\n")
-    with pytest.raises(ValueError, match="none from 'note', the numbers in 'target' are no classes.; a column of cl"):
+    with pytest.raises(
+        ValueError,
+        match="none from 'note', the numbers in 'target' are no classes: #score=target predicts them.; a column of cl",
+    ):
         labels_of(fastssl.data.open(tmp_path / "list.csv"))
 
 
