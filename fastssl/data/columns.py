@@ -90,7 +90,7 @@ def text_columns(there: Iterable[str], where: str, given: Mapping[str, str | Non
     if text is None and first_column(columns, PATHS) is not None:
         raise ValueError(
             f"{where}: expected a column of texts ({', '.join(SENTENCES)}), got {', '.join(columns)}; images by their "
-            "paths are read from .csv, .tsv, .jsonl and .json"
+            "paths are read from .csv, .tsv, .jsonl, .json and .parquet files"
         )
     if text is None:
         known = f"of texts ({', '.join(SENTENCES)}) or of paths ({', '.join(PATHS)})"

@@ -69,7 +69,7 @@ class DatasetSource(Source):
             )
         elif isinstance(given, (tuple, list)):
             image, second = given[0], given[1] if len(given) > 1 else None
-            label, text = (None, second) if isinstance(second, str) else (second, None)
+            label, text = (None, second) if isinstance(second, str) or _are_texts(second) else (second, None)
         else:
             image, label, text = given, None, None
             if image is None:
@@ -94,11 +94,18 @@ def _label(given: Any, name: str) -> int:
     return int(array.reshape(()))
 
 
+def _are_texts(given: Any) -> bool:
+    return isinstance(given, (list, tuple)) and bool(given) and isinstance(given[0], str)
+
+
 def _text(given: Any, name: str) -> str | None:
     if given is not None and not isinstance(given, str):
         remedy = ""
         if isinstance(given, (list, tuple)):
-            remedy = "; an item has one text, images with several captions are listed in a table or annotation file"
+            remedy = (
+                "; an item has one text: give an item for each caption of an image, or list them in a table "
+                "(path,text) with a row for each, or in annotations of COCO"
+            )
         raise TypeError(f"{name}: expected a string as text, got {type(given).__name__} {str(given)[:40]}{remedy}")
     return given
 
@@ -200,7 +207,7 @@ class HubSource(Source):
         return digest(self.fingerprint, str(self.table._fingerprint))
 
 
-def hub(path: str, part: str | None = None, **columns: str) -> dict[str, Source]:
+def hub(path: str, /, part: str | None = None, **columns: str) -> dict[str, Source]:
     """The splits of a Hugging Face data set, saved on disk or by name: of images, or corpora.
 
     Args:

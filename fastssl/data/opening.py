@@ -51,6 +51,7 @@ from fastssl.data.storage import (
     open_file,
     parent,
 )
+from fastssl.data.tables import PARQUET
 from fastssl.data.text_parts import number_alike, texts
 from fastssl.data.tokens import TokenFile
 from fastssl.data.wav import SUFFIX as WAV
@@ -83,7 +84,7 @@ TEXTS: dict[str, Callable[..., Corpus]] = {
     "wikitext": lambda place, part: text_files.wikitext(place, part),
 }
 WITH_OPTIONS = ("text", "pairs")
-PARQUET, NPZ = ".parquet", ".npz"
+NPZ = ".npz"
 _FILES = {PARQUET, ".tar", ".pack", ".tok", ".npy", WAV, *tables.SUFFIXES, *SUFFIXES, *text_files.SUFFIXES}
 # Data by themselves.
 _WHOLE = {".pack", ".tok", ".tar", WAV, PARQUET, ".gz", ".tgz", *tables.SUFFIXES, *text_files.SUFFIXES}
@@ -306,7 +307,7 @@ def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[in
     if root and kind in benchmarks.READERS:
         return _part_of(benchmarks.read(kind, root)[0 if part == "train" else 1], part)
     if kind == "hf" and root:
-        return _hub(root, part, {})
+        return _hub(root, part, {}, options)
     place = name if is_url(name) else os.path.expanduser(name)
     found = matching(place)
     if len(found) > 1 or (found and found != [place]):
@@ -343,7 +344,7 @@ def _with_options(name: str, given: dict[str, str], part: str, options: dict[str
         return open_annotated(kind, root, given, part)
     place = name if is_url(name) else os.path.expanduser(name)
     if kind == "hf" or ending(place) == PARQUET:
-        return _hub(root if kind == "hf" else place, part, given)
+        return _hub(root if kind == "hf" else place, part, given, options)
     of_images = bool(tables.IMAGE_OPTIONS & set(given))
     if ending(place) == ".txt" and not of_images:
         return texts(place, part, **given)
@@ -362,7 +363,13 @@ def _with_options(name: str, given: dict[str, str], part: str, options: dict[str
     )
 
 
-def _hub(root: str, part: str, given: dict[str, str]) -> Source:
+def _hub(root: str, part: str, given: dict[str, str], options: dict[str, Any]) -> Source:
+    """A Hugging Face data set, or the images that a Parquet file lists by their paths."""
+    place = os.path.expanduser(root)
+    if ending(place) == PARQUET and is_file(place):
+        listed = tables.parquet_list(place, given, part, **options)
+        if listed is not None:
+            return listed
     parts = hub(root, **given)
     alone = len(parts) == 1 and ending(root) == PARQUET
     chosen = next(iter(parts)) if alone else find_labelled(parts, part, parts.__getitem__, OF_IMAGES)
@@ -489,7 +496,7 @@ def _called(place: str) -> str:
 def _file(place: str, part: str, options: dict[str, Any]) -> Source:
     kind = ending(place)
     if kind == PARQUET:
-        return _hub(place, part, {})
+        return _hub(place, part, {}, options)
     if kind == ".tar":
         return ShardSource([place], **options)
     if kind == ".npy":

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from fastssl.data.storage import ending, is_folder, is_url, join, name_of, paren
 from fastssl.data.table_splits import SPLITS, of_part
 
 _END = "\ue000end of the table"  # a last row, which a quotation mark without another one would take in
+PARQUET = ".parquet"
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
 IMAGE_OPTIONS = {"path", "images"}  # options that tables of images alone have
 
@@ -57,7 +58,8 @@ def table(
         path: path or URL of a ``.csv``, ``.tsv`` or ``.txt`` file with a header, a ``.json`` file with a list of
             objects, a ``.jsonl`` file with one object per line, or a ``.json`` file of COCO's captions or of Karpathy's
             splits, each caption of which is a row. Fields of ``.csv`` and ``.txt`` files are separated by what their
-            header has: a comma, else a semicolon, a tab or a "|".
+            header has: a comma, else a semicolon, a tab or a "|". A first row that begins with the name of an image is
+            no header: one or two columns without it are the paths and the labels. A ``.parquet`` file of paths.
             Columns: path (or file, file_name, image, filepath, image_name), label (or class, target) and text (or
             caption, title, comment, captions, raw). Names of columns in any case. Labels are integers or names; an
             empty label is unknown. A cell with a list of texts (in ``.csv`` files: in JSON) is a row for each.
@@ -92,7 +94,8 @@ def table(
     """
     given = {**(columns or {}), **({} if images is None else {"images": str(images)})}
     given |= {} if split is None else {"split": split}
-    return _images(str(path), _rows(str(path)), given, part, **options)
+    rows = _parquet_rows(str(path)) if ending(str(path)) == PARQUET else _rows(str(path))
+    return _images(str(path), rows, given, part, **options)
 
 
 def _images(
@@ -247,12 +250,60 @@ def open_table(
     """The images that a table lists, or the texts of one without a column of their paths: where there are texts, files
     with the suffix of something else (``page.html``) are not taken for images."""
     rows, given = _rows(str(path), encoding, errors), columns or {}
-    where, text = (first_column(_columns(rows), names) for names in (PATHS, SENTENCES))
-    text = given.get("text", text)
-    images = where is not None and (text is None or any(_may_be_image(row.get(where)) for row in rows))
-    if IMAGE_OPTIONS & set(given) or (images and "text_pair" not in given and not {"text", "score"} <= set(given)):
+    if _lists_images(_columns(rows), given, lambda where: (row.get(where) for row in rows)):
         return _images(str(path), rows, given, part, **options)
     return _texts(str(path), rows, given, part)
+
+
+def parquet_list(path: str, given: Mapping[str, str], part: str | None, **options: Any) -> FileSource | None:
+    """The images that a Parquet file lists by their paths; None: it holds images, or texts.
+
+    Raises:
+        ImportError: the extra is missing: ``pip install fastssl[datasets]``.
+        ValueError: as of :func:`table`.
+    """
+    arrow = _arrow(path)
+    try:
+        fields = arrow.parquet.read_schema(path)
+        kinds = {field.name: str(getattr(field.type, "value_type", field.type)) for field in fields}  # of dictionaries
+        if "path" not in given and any(
+            kind.startswith(("binary", "large_binary", "struct")) for kind in kinds.values()
+        ):
+            return None
+        strings = [name for name, kind in kinds.items() if kind in ("string", "large_string")]
+        if not _lists_images(
+            strings, given, lambda where: arrow.parquet.read_table(path, columns=[where])[where].to_pylist()
+        ):
+            return None
+    except arrow.ArrowException:  # what reads the others says why
+        return None
+    return _images(path, _parquet_rows(path), given, part, **options)
+
+
+def _parquet_rows(path: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = _arrow(path).parquet.read_table(path).to_pylist()
+    if not rows:
+        raise ValueError(f"{path}: expected rows, found none")
+    return rows
+
+
+def _arrow(path: str) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError(f"{path} needs the extra: pip install fastssl[datasets]") from error
+    return pyarrow
+
+
+def _lists_images(columns: Iterable[str], given: Mapping[str, str], paths: Callable[[str], Iterable[Any]]) -> bool:
+    """Whether a table with these columns, of strings, and the values that ``paths`` gives of one, lists images."""
+    if IMAGE_OPTIONS & set(given):
+        return True
+    where, text = (first_column(columns, names) for names in (PATHS, SENTENCES))
+    if where is None or "text_pair" in given or {"text", "score"} <= set(given):
+        return False
+    return given.get("text", text) is None or any(map(_may_be_image, paths(where)))
 
 
 def _may_be_image(place: Any) -> bool:
@@ -312,6 +363,13 @@ def _fields(path: str, text: str, kind: str) -> list[dict[str, Any]]:
         if last != [_END]:
             raise ValueError(f"{path}: row {max(len(records), 1)}: a quotation mark opens a field that none closes")
         names = [name.strip() for name in records[0]] if records else []
+        if any(ending(word) in IMAGES for name in names for word in (name, *name.split(" "))):
+            if ending(names[0]) not in IMAGES or len(names) > 2:
+                raise ValueError(
+                    f"{path}: expected a first row with the names of the columns, such as path,label, got "
+                    f"{', '.join(map(repr, names))}; without names one or two columns, of paths and labels, are read"
+                )
+            names, records = ["path", "label"][: len(names)], [[], *records]
         twice = next((name for name in names if name and names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"{path}: expected columns of different names, got {', '.join(map(repr, names))}")

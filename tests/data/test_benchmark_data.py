@@ -286,8 +286,7 @@ def test_images_in_parquet_files_of_other_libraries(tmp_path: Path) -> None:
     assert opened(image=[one] * 4, label=[0.5, 1, 1, 0]).labels is None
     with pytest.raises(ValueError, match="expected classes in column 'age', got 0.5; .* named as such: #score=age"):
         opened("#label=age", image=[one] * 4, age=[0.5, 1, 1, 0])
-    with pytest.raises(ValueError, match=r"expected a column of texts .*, got path, kind; images by their paths are"):
-        opened(path=["a.png"] * 4, kind=kinds)
+    assert opened(path=["a.png"] * 4, kind=kinds).name_of(0) == "a.png"
 
 
 def test_hub_data(tmp_path: Path) -> None:

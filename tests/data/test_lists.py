@@ -1,0 +1,93 @@
+"""Lists of images: tables without a row of names, and Parquet files of paths."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fastssl.data
+from fastssl.data import open_splits, table
+
+KINDS = ["b", "a", "b"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for k in range(3):
+        Image.new("RGB", (8, 8), (80 * k, 0, 0)).save(tmp_path / f"{k} of.PNG")
+    return tmp_path
+
+
+def check(source: Any, labels: list[int] | None) -> None:
+    assert [int(item.images[0][0, 0, 0]) for item in source.items(range(3))] == [0, 80, 160]
+    assert (None if source.labels is None else source.labels.tolist()) == labels
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.tsv", "list.txt#images=.", "bars.csv", "semicolons.csv"])
+@pytest.mark.parametrize("labels", [False, True])
+def test_paths_need_no_heading(folder: Path, name: str, labels: bool) -> None:
+    mark = "\t" if ".tsv" in name else "|" if "bars" in name else ";" if "semi" in name else ","
+    rows = [f"{k} of.PNG" + (f"{mark}{kind}" if labels else "") for k, kind in enumerate(KINDS)]
+    (folder / name.partition("#")[0]).write_text("\n".join(rows))
+    source = fastssl.data.open(f"{folder / name}")
+    check(source, [1, 0, 1] if labels else None)
+    assert list(source.classes) == (["a", "b"] if labels else [])
+
+
+def test_numbers_without_a_heading(folder: Path) -> None:
+    (folder / "list.csv").write_text("0 of.PNG,0.5\n1 of.PNG,2\n2 of.PNG,\n")
+    assert fastssl.data.open(folder / "list.csv").labels is None
+    np.testing.assert_array_equal(fastssl.data.open(f"{folder / 'list.csv'}#score=label").labels, [0.5, 2, np.nan])
+    (folder / "list.csv").write_text("0 of.PNG\n")
+    assert len(fastssl.data.open(folder / "list.csv")) == 1
+
+
+@pytest.mark.parametrize("row", ["0.png,a,b", "0,0.png", "0.png 1", "a,b/0.jpeg,c"])
+def test_columns_that_need_names(tmp_path: Path, row: str) -> None:
+    (tmp_path / "list.csv").write_text(f"{row}\n{row}\n")
+    with pytest.raises(ValueError, match=r"list.csv: expected a first row with the names .* such as path,label, got '"):
+        fastssl.data.open(tmp_path / "list.csv")
+
+
+def stored(to: Path, **columns: list[Any]) -> str:
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pa.table(columns), to)
+    return str(to)
+
+
+def test_paths_in_parquet_files(folder: Path) -> None:
+    paths = [f"{k} of.PNG" for k in range(3)]
+    path = stored(folder / "list.parquet", path=paths, label=KINDS)
+    for name in (path, f"hf:{path}", f"{path}#images=."):
+        source = fastssl.data.open(name)
+        check(source, [1, 0, 1])
+        assert source.classes == ["a", "b"] and source.name_of(1) == "1 of.PNG"
+    check(table(path), [1, 0, 1])
+    assert not fastssl.data.open(path, orientation=False).orientation
+    named = stored(folder / "named.parquet", where=paths, age=[0.5, None, 2.0])
+    np.testing.assert_array_equal(fastssl.data.open(f"{named}#path=where:score=age").labels, [0.5, np.nan, 2])
+    texts = stored(folder / "texts.parquet", image=paths, caption=[["one", "first"], ["two"], ["three"]])
+    assert [item.text for item in fastssl.data.open(texts).items(range(4))] == ["one", "first", "two", "three"]
+    divided = stored(folder / "split.parquet", path=paths, label=KINDS, split=["train", "test", "train"])
+    assert [len(part) for part in (open_splits(divided).train, open_splits(divided).test)] == [2, 1]
+    assert len(fastssl.data.open(f"{divided}#split=test")) == 1
+    with pytest.raises(ValueError, match="row 2 has no path"):
+        fastssl.data.open(stored(folder / "none.parquet", path=["0 of.PNG", None]))
+
+
+def test_other_parquet_files_are_no_lists(folder: Path) -> None:
+    encoded = [(folder / f"{k} of.PNG").read_bytes() for k in range(3)]
+    both = stored(folder / "both.parquet", image=encoded, path=["x.png"] * 3, label=KINDS)
+    check(fastssl.data.open(both), [1, 0, 1])
+    spoken = fastssl.data.open(stored(folder / "spoken.parquet", path=["a.mp3"] * 3, sentence=["One."] * 3))
+    assert spoken.read(0).text == "One."
+
+
+@pytest.mark.parametrize("given", [("image", ["a", "b"]), {"image": "image", "captions": ("a", "b")}])
+def test_several_captions_of_an_item_say_what_to_give(given: Any) -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    item = (image, given[1]) if isinstance(given, tuple) else {**given, "image": image}
+    with pytest.raises(TypeError, match="item 0: expected a string as text, got .*: give an item for each caption"):
+        fastssl.data.open([item, item]).read(0)
