@@ -154,6 +154,14 @@ def _on_device(tensors: list[Tensor], single: bool, channels: int) -> ImageBatch
     return ImageBatch([], planar, _sizes(shapes, planar), single, [t.contiguous() for t in tensors])
 
 
+def without_alpha(image: Any, mode: str) -> Any:
+    """A Pillow image in mode "L" or "RGB". Pillow warns of palettes with an alpha per colour, which is dropped here."""
+    if isinstance(image.info.get("transparency"), bytes):
+        image = image.copy()  # the caller keeps the alpha
+        del image.info["transparency"]
+    return image.convert(mode)
+
+
 def _array(image: Any, name: str) -> np.ndarray:
     if isinstance(image, Tensor):
         if image.device.type != "cpu":
@@ -166,7 +174,7 @@ def _array(image: Any, name: str) -> np.ndarray:
     elif hasattr(image, "convert") and hasattr(image, "mode"):  # Pillow's
         if image.mode.startswith(("I", "F")):
             raise TypeError(f"{name}: expected an image of 8 bits per channel, got Pillow's mode {image.mode!r}")
-        array = np.asarray(image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGB"))
+        array = np.asarray(image if image.mode in ("L", "RGB", "RGBA") else without_alpha(image, "RGB"))
     else:
         raise TypeError(
             f"{name}: expected a uint8 tensor, array or Pillow image, or a list, got {type(image).__name__}"

@@ -2,53 +2,69 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 TIFF = (".tif", ".tiff")
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of both orders of bytes, of 32 and 64 bits
+_ARRAY_START = b"\x93NUMPY"
 
 
 class ImageError(ValueError):
     """A file that cannot be read as an image."""
 
 
-def read_bands(path: str | Path, max_pixels: int) -> np.ndarray | None:
+def read_bands(source: str | Path | bytes, name: str, max_pixels: int) -> np.ndarray | None:
     """Reads an image [H, W, C] or [C, H, W]; None: Pillow can read the file.
 
     Args:
-        path: path of the file.
+        source: a path, or the bytes of a file, such as one of a tar shard.
+        name: name in error messages.
         max_pixels: larger images raise an error.
 
     Raises:
         FileNotFoundError: no such file.
         ImageError: the array is no image, or a TIFF that needs the extra: ``pip install fastssl[tiff]``.
     """
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix == ".npy":
+    kind = _kind(source)
+    if kind == ".npy":
         try:
-            array = np.load(path, allow_pickle=False, mmap_mode="r")
+            array = np.load(_file(source), allow_pickle=False, mmap_mode=None if isinstance(source, bytes) else "r")
         except FileNotFoundError:
             raise
-        except (OSError, ValueError, EOFError) as error:
-            raise ImageError(f"{path}: cannot be read as an array ({error})") from error
-    elif suffix in TIFF and not _pillow_reads(path):
-        array = _tiff(path)
+        except (OSError, ValueError, EOFError, MemoryError) as error:
+            raise ImageError(f"{name}: cannot be read as an array ({error})") from error
+    elif kind in TIFF and not _pillow_reads(_file(source)):
+        array = _tiff(_file(source), name)
     else:
         return None
     if array.ndim not in (2, 3) or array.dtype.kind not in "uif" or array.size == 0:
-        raise ImageError(f"{path}: expected numbers [H, W, C], [C, H, W] or [H, W], got {array.dtype} {array.shape}")
+        raise ImageError(f"{name}: expected numbers [H, W, C], [C, H, W] or [H, W], got {array.dtype} {array.shape}")
     if array.size // min(array.shape) > max_pixels:
-        raise ImageError(f"{path}: {array.shape}: more than {max_pixels:,} pixels")
+        raise ImageError(f"{name}: {array.shape}: more than {max_pixels:,} pixels")
     return np.array(array)
 
 
-def _pillow_reads(path: str | Path) -> bool:
+def _kind(source: str | Path | bytes) -> str:
+    """The suffix of a file, or of what bytes begin as."""
+    if not isinstance(source, bytes):
+        return os.path.splitext(source)[1].lower()
+    return ".npy" if source.startswith(_ARRAY_START) else TIFF[0] if source.startswith(_TIFF_STARTS) else ""
+
+
+def _file(source: str | Path | bytes) -> Any:
+    return io.BytesIO(source) if isinstance(source, bytes) else source
+
+
+def _pillow_reads(file: Any) -> bool:
     from PIL import Image
 
     try:
-        with Image.open(path):
+        with Image.open(file):
             return True
     except FileNotFoundError:
         raise
@@ -56,17 +72,17 @@ def _pillow_reads(path: str | Path) -> bool:
         return False
 
 
-def _tiff(path: str | Path) -> np.ndarray:
+def _tiff(file: Any, name: str) -> np.ndarray:
     try:
         import tifffile
     except ImportError as error:
         raise ImageError(
-            f"{path}: Pillow cannot read it; a TIFF of other channels needs the extra: pip install fastssl[tiff]"
+            f"{name}: Pillow cannot read it; a TIFF of other channels needs the extra: pip install fastssl[tiff]"
         ) from error
     try:
-        array: np.ndarray = tifffile.imread(path)
+        array: np.ndarray = tifffile.imread(file)
     except Exception as error:
-        raise ImageError(f"{path}: cannot be read as a TIFF ({error})") from error
+        raise ImageError(f"{name}: cannot be read as a TIFF ({error})") from error
     return array
 
 

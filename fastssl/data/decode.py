@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastssl.augment import Augment, Params, RandomResizedCrop
-from fastssl.augment.images import CHANNELS, PaddedRGB, channels_first
+from fastssl.augment.images import CHANNELS, PaddedRGB, channels_first, without_alpha
 from fastssl.data.bands import ImageError, read_bands
 from fastssl.data.pillow_memory import shared_pixels
 from fastssl.data.source import Reduction
@@ -95,7 +95,7 @@ def to_array(image: Image.Image, name: str, *, shared: bool = False, orientation
             return _turned(_eight_bits(np.asarray(image), name)[:, :, None], image, orientation)
         if image.mode not in ("L", "RGB", "RGBX"):  # RGBX: four bands of a TIFF
             image.load()
-            image = image.convert("L" if _is_grey(image) else "RGB")
+            image = without_alpha(image, "L" if _is_grey(image) else "RGB")
         if shared:
             image.load()
             pixels = shared_pixels(image)
@@ -235,7 +235,7 @@ def read_image(
         (4, 6, 3)
     """
     name = name or _name_of(source)
-    if not isinstance(source, bytes) and (bands := read_bands(source, max_pixels)) is not None:
+    if (bands := read_bands(source, name, max_pixels)) is not None:
         if bands.dtype == np.uint8:
             return as_pixels(bands, name)
         return as_pixels(_eight_bits(bands, name), name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +220,27 @@ def _written(path: Path, kind: str, images: np.ndarray) -> Path:
         else:
             sys.modules["tifffile"].imwrite(folder / f"{k}.tif", image, photometric="minisblack", planarconfig="contig")
     return path / "images"
+
+
+@pytest.mark.parametrize("kind", ["npy", "tif", "bigtiff"])
+def test_bands_are_read_from_bytes(kind: str, tmp_path: Path) -> None:
+    """As files of tar shards and URLs come."""
+    image, file = np.random.default_rng(0).integers(0, 256, (16, 12, 5), dtype=np.uint8), io.BytesIO()
+    if kind == "npy":
+        np.save(file, image)
+    else:
+        tifffile = pytest.importorskip("tifffile")
+        tifffile.imwrite(file, image, photometric="minisblack", planarconfig="contig", bigtiff=kind == "bigtiff")
+        with tarfile.open(tmp_path / "a.tar", "w") as archive:
+            entry = tarfile.TarInfo("0.tif")
+            entry.size = len(file.getvalue())
+            archive.addfile(entry, io.BytesIO(file.getvalue()))
+        assert np.array_equal(fastssl.data.open(tmp_path / "a.tar").read(0).images[0], image)
+    assert np.array_equal(read_image(file.getvalue()), image)
+    with pytest.raises(ImageError, match="^bands: .*more than 100 pixels"):
+        read_image(file.getvalue(), name="bands", max_pixels=100)
+    with pytest.raises(ImageError, match="^bands: cannot be read as"):
+        read_image(file.getvalue()[:-900], name="bands")
 
 
 @pytest.mark.parametrize("kind", ["stack", "npy", "tif"])

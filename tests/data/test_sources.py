@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import tarfile
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -381,6 +382,22 @@ def test_modes_are_defined(tmp_path: Path) -> None:
     Image.fromarray(np.array([[-1.0, 0.5]], np.float32)).save(tmp_path / "bad.tif")
     with pytest.raises(ImageError, match=r"bad\.tif: expected finite values >= 0"):
         read_image(tmp_path / "bad.tif")
+
+
+@pytest.mark.parametrize("greys", [False, True])
+def test_palettes_with_alpha_are_read_without_a_warning(greys: bool, tmp_path: Path) -> None:
+    from fastssl.augment import Augment, CenterCrop
+
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels[:, :, 0]).convert("P") if greys else Image.fromarray(pixels).quantize(16)
+    expected = np.asarray(image.convert("RGB"))
+    image.save(tmp_path / "x.png", transparency=bytes([0, 128, 255]))  # an alpha for each of the first colours
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(read_image(tmp_path / "x.png"), expected[:, :, :1] if greys else expected)
+        with Image.open(tmp_path / "x.png") as opened:
+            Augment([CenterCrop(8)])([opened], seed=0)
+            assert np.asarray(opened.convert("RGBA"))[:, :, 3].min() < 255  # the caller's has its alpha
 
 
 # What is damaged.
