@@ -1,4 +1,4 @@
-"""Masks of patches: boxes at random places of a grid, and unions of such boxes."""
+"""Masks of patches: boxes at random places of a grid, unions of such boxes, and a context with blocks taken out."""
 
 from __future__ import annotations
 
@@ -71,3 +71,46 @@ def block_masks(
         fresh = (box & ~masks).sum((1, 2))
         masks |= box & ((fresh > 0) & (fresh <= left))[:, None, None]
     return masks
+
+
+def context_and_targets(
+    draws: np.ndarray,
+    side: int,
+    target_scale: tuple[float, float],
+    target_aspect: tuple[float, float],
+    context_scale: tuple[float, float],
+) -> tuple[np.ndarray, np.ndarray]:
+    """A square context block and target blocks of one size, which are taken out of it (Assran et al., I-JEPA, 2023).
+
+    Args:
+        draws: [B, 5 + 2 T] in (0, 1), for T target blocks: size, aspect ratio, size of the context, and places.
+        side: of the grid.
+        target_scale: least and largest area of a target block, as a fraction of the grid.
+        target_aspect: least and largest aspect ratio of a target block.
+        context_scale: least and largest area of the context.
+
+    Returns:
+        bool [B, side, side] and [B, T, side, side]. A context of which less than a sixteenth of the grid is left is all
+        that is in no target block.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastssl.augment.masks import context_and_targets
+        >>> draws = np.random.default_rng(0).random((100, 13))
+        >>> context, targets = context_and_targets(draws, 8, (0.15, 0.2), (0.75, 1.5), (0.85, 1.0))
+        >>> targets.shape, bool((context & targets.any(1)).any())
+        ((100, 4, 8, 8), False)
+    """
+    area, ratio, whole = (
+        low + draw * (high - low) for draw, (low, high) in zip(draws.T, (target_scale, target_aspect, context_scale))
+    )
+    area, whole = area * side**2, np.rint(side * np.sqrt(whole)).clip(1, side)
+    height = np.rint(np.sqrt(area * ratio)).clip(1, side)
+    width = np.rint(area / height).clip(1, side)
+    places = draws[:, 5:].reshape(len(draws), -1, 2)
+    targets = boxes(height[:, None], width[:, None], places, side, side)
+    context, free = boxes(whole, whole, draws[:, 3:5], side, side), targets.sum(1) == 0
+    context &= free
+    few = context.sum((1, 2)) < max(1, side**2 // 16)
+    context[few] = free[few]  # all that is left
+    return context, targets

@@ -16,15 +16,15 @@ import torch.nn.functional as TF
 from torch import Tensor, nn
 
 from fastssl.augment import HALF, Augment, RandomResizedCrop, Views
-from fastssl.augment.masks import boxes
+from fastssl.augment.masks import context_and_targets
 from fastssl.data.batch import Batch
 from fastssl.data.source import Item
-from fastssl.methods.image import ImageMethod
+from fastssl.methods.patches import PatchMethod, feature_pictures
 from fastssl.models import Encoder, TargetNetwork
-from fastssl.models.vit import Block, packed, sine_positions, vit_of
+from fastssl.models.vit import Block, packed, sine_positions
 
 
-class IJEPA(ImageMethod):
+class IJEPA(PatchMethod):
     """One view's context block + ViT + predictor + smooth L1 distance to the target network's features of other blocks.
 
     Args:
@@ -48,7 +48,6 @@ class IJEPA(ImageMethod):
     predicts = "the target network's features of hidden blocks"
     loss = "smooth L1 distance"
     separable = True
-    encoder_name = "vit"
 
     def __init__(
         self,
@@ -64,10 +63,9 @@ class IJEPA(ImageMethod):
         predictor_depth: int = 3,
         spatial: bool = False,
     ) -> None:
-        network = vit_of(encoder.network, "I-JEPA")
         plain = Views([Augment([RandomResizedCrop(encoder.size, scale=(0.3, 1.0)), HALF])])
-        super().__init__(encoder, augment or plain, spatial=False)
-        self.side, self.blocks = encoder.size // network.patch, blocks
+        super().__init__(encoder, augment or plain, "I-JEPA")
+        self.blocks = blocks
         self.target_scale, self.target_aspect, self.context_scale = target_scale, target_aspect, context_scale
         area = target_scale[1] * self.side**2
         tallest = np.floor((area * target_aspect[1]) ** 0.5 + 0.5)
@@ -76,31 +74,20 @@ class IJEPA(ImageMethod):
                 f"blocks: expected fewer or smaller ones, or an encoder of smaller patches: {blocks} of up to "
                 f"{target_scale[1]} of the image may cover all of its {self.side**2} patches"
             )
-        self.enter, self.leave = nn.Linear(network.dim, predictor_dim), nn.Linear(predictor_dim, network.dim)
+        self.enter, self.leave = nn.Linear(encoder.dim, predictor_dim), nn.Linear(predictor_dim, encoder.dim)
         self.token = nn.Parameter(torch.randn(predictor_dim) * 0.02)
         self.register_buffer("positions", sine_positions(self.side, self.side, predictor_dim), persistent=False)
         self.positions: Tensor
         self.predictor = nn.ModuleList(Block(predictor_dim, 4) for _ in range(predictor_depth))
         self.norm = nn.LayerNorm(predictor_dim)
-        self.target = TargetNetwork(network, momentum)
+        self.target = TargetNetwork(encoder.network, momentum)
 
     def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
         """The view [B, 3, S, S], the patches of its context, bool [B, P], and of its target blocks, bool [B, T, P]."""
         (view,) = super().views(items, seed, epoch, ids)
-        side, draws = self.side, self.uniform(seed, epoch, ids, block=1, count=5 + 2 * self.blocks)
-        area, ratio, whole = (
-            low + draw * (high - low)
-            for draw, (low, high) in zip(draws.T, (self.target_scale, self.target_aspect, self.context_scale))
-        )
-        area, whole = area * side**2, np.rint(side * np.sqrt(whole)).clip(1, side)
-        height = np.rint(np.sqrt(area * ratio)).clip(1, side)
-        width = np.rint(area / height).clip(1, side)
-        places = draws[:, 5:].reshape(len(ids), self.blocks, 2)
-        targets = boxes(height[:, None], width[:, None], places, side, side)
-        context, free = boxes(whole, whole, draws[:, 3:5], side, side), targets.sum(1) == 0
-        context &= free
-        few = context.sum((1, 2)) < max(1, side**2 // 16)
-        context[few] = free[few]  # all that is left
+        draws = self.uniform(seed, epoch, ids, block=1, count=5 + 2 * self.blocks)
+        scales = self.target_scale, self.target_aspect, self.context_scale
+        context, targets = context_and_targets(draws, self.side, *scales)
         return [view, torch.from_numpy(context).flatten(1), torch.from_numpy(targets).flatten(2)]
 
     def predict(self, image: Tensor, context: Tensor, places: Tensor, keep: Tensor) -> Tensor:
@@ -114,15 +101,26 @@ class IJEPA(ImageMethod):
             x = block(x, attended)
         return self.leave(self.norm(x[:, seen.shape[1] :])).unflatten(0, places.shape[:2])
 
+    def wanted(self, image: Tensor) -> Tensor:
+        """Features of all patches by the target network, normalised: [B, P, dim]."""
+        features = self.target(image).flatten(2).transpose(1, 2).float()
+        return TF.layer_norm(features, features.shape[2:])
+
     def forward(self, batch: Batch) -> Tensor:
         image, context, targets = batch.views
         places, keep = packed(targets)
-        features = self.target(image).flatten(2).transpose(1, 2).float()
-        features = TF.layer_norm(features, features.shape[2:])
+        features = self.wanted(image)
         wanted = features.gather(1, places.flatten(1)[..., None].expand(-1, -1, features.shape[2]))
         predicted = self.predict(image, context, places, keep).float()
         distance = TF.smooth_l1_loss(predicted, wanted.reshape(predicted.shape), reduction="none").mean(3)
         return ((distance * keep).sum((1, 2)) / keep.sum((1, 2))).mean()
+
+    def visualize(self, batch: Batch) -> dict[str, Tensor]:
+        """The patches of all target blocks are predicted at once, in training those of one."""
+        image, context, hidden = batch.views[0], batch.views[1], batch.views[2].any(1)
+        places = torch.arange(hidden.shape[1]).to(image.device).expand(hidden.shape)
+        predicted = self.predict(image, context, places[:, None], hidden[:, None])[:, 0]
+        return feature_pictures(image, context, self.wanted(image), predicted, hidden)
 
     def after_step(self, progress: float) -> None:
         self.target.update(self.encoder.network, progress)

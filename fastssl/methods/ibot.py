@@ -18,13 +18,13 @@ from fastssl.augment.masks import block_masks
 from fastssl.data.batch import Batch
 from fastssl.data.source import Item
 from fastssl.distributed import all_rows
-from fastssl.methods.image import ImageMethod, multi_crop
+from fastssl.methods.image import multi_crop
+from fastssl.methods.patches import PatchMethod, feature_pictures
 from fastssl.models import Encoder, TargetNetwork
 from fastssl.models.heads import IBOTHead
-from fastssl.models.vit import vit_of
 
 
-class IBOT(ImageMethod):
+class IBOT(PatchMethod):
     """Multi-crop views, masks + ViT, heads and their target network + cross-entropy of views and of masked patches.
 
     Args:
@@ -53,7 +53,6 @@ class IBOT(ImageMethod):
     predicts = "the target network's prototypes of the global views and of hidden patches"
     loss = "cross-entropy with a centred softmax"
     min_rows = 2  # batch norm of rows
-    encoder_name = "vit"
 
     def __init__(
         self,
@@ -73,15 +72,14 @@ class IBOT(ImageMethod):
         hidden: int = 256,
         spatial: bool = False,
     ) -> None:
-        network = vit_of(encoder.network, "iBOT")
         if centering not in ("softmax", "sinkhorn"):
             raise ValueError(f"centering: expected 'softmax' or 'sinkhorn', got {centering!r}")
         if not 0 <= masked <= 1 or not 0 <= share[0] <= share[1] <= 1:
             raise ValueError(f"masked, share: expected a probability and two ratios that rise, got {masked}, {share}")
-        super().__init__(encoder, augment or multi_crop(encoder.size), spatial=False)
+        super().__init__(encoder, augment or multi_crop(encoder.size), "iBOT")
         self.temperature, self.teacher_temperature = temperature, teacher_temperature
         self.centering, self.center_momentum, self.koleo = centering, center_momentum, koleo
-        self.masked, self.share, self.shared_head, self.patch = masked, share, shared_head, network.patch
+        self.masked, self.share = masked, share
         self.token = nn.Parameter(torch.randn(encoder.dim) * 0.02)
         self.heads = IBOTHead(encoder.dim, outputs, hidden, shared=shared_head)
         self.target = TargetNetwork(nn.Sequential(encoder.network, self.heads), momentum)
@@ -107,9 +105,7 @@ class IBOT(ImageMethod):
         images = [*student[:, 0].chunk(2), *(self.heads.image(self.embed(view)).float() for view in views[2:])]
         loss = self.cross_entropy(torch.stack(images), torch.stack(teacher[:, 0].chunk(2)), self.centers[0])
         loss = loss + self.cross_entropy(student[:, 1:], teacher[:, 1:], self.centers[1], mask)
-        if self.koleo:
-            loss = loss + self.koleo * sum(F.koleo(part) for part in features.mean((2, 3)).chunk(2))
-        return loss
+        return loss + self.koleo * sum(F.koleo(part) for part in features.mean((2, 3)).chunk(2)) if self.koleo else loss
 
     def cross_entropy(self, student: Tensor, teacher: Tensor, center: Tensor, mask: Tensor | None = None) -> Tensor:
         """:func:`fastssl.functional.dino` of the teacher's logits, or of their assignments, beside a moving centre."""
@@ -123,6 +119,12 @@ class IBOT(ImageMethod):
             means, _ = all_rows(teacher.flatten(0, -2).mean(0, keepdim=True))
             center.lerp_(means[0].mean(0), 1 - self.center_momentum)
         return F.dino(student, teacher, known, student_temperature=self.temperature, teacher_temperature=tau, mask=mask)
+
+    def visualize(self, batch: Batch) -> dict[str, Tensor]:
+        image, gone = batch.views[0], batch.views[-1][:, 0]
+        wanted = (self.target(image)[:, 1:] - self.centers[1]) / self.teacher_temperature
+        found = self.heads(self.encoder.network(image, gone, self.token))[:, 1:] / self.temperature
+        return feature_pictures(image, ~gone, wanted.softmax(2), found.softmax(2), gone)
 
     def after_step(self, progress: float) -> None:
         self.target.update(nn.Sequential(self.encoder.network, self.heads), progress)

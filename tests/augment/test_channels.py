@@ -320,8 +320,8 @@ def test_every_method_takes_other_channels(name: str) -> None:
         ).all()
         return
     assert torch.isfinite(method(batch))
-    for picture in method.visualize(batch).values():
-        assert picture.shape[1] == 2
+    for what, picture in method.visualize(batch).items():  # features of patches are shown as colours
+        assert picture.shape[1] == (3 if name in ("ibot", "i-jepa") and what in ("wanted", "predicted") else 2)
 
 
 def test_grey_runs_are_judged_in_grey() -> None:

@@ -15,6 +15,7 @@ import fastssl.functional as F
 from fastssl.augment.masks import block_masks, boxes
 from fastssl.data import Batch, emoji
 from fastssl.methods import IBOT, IJEPA
+from fastssl.methods.patches import feature_pictures
 from fastssl.models import build_encoder
 from fastssl.models.vit import packed
 
@@ -321,3 +322,43 @@ def test_masks_are_those_of_the_item() -> None:
         assert all(torch.equal(a[[7, 3]], b) for a, b in zip(whole.views, part.views))
         other = method.examples(emoji().items(ids), 1, 3, ids)
         assert not torch.equal(whole.views[-1], other.views[-1])
+
+
+# Pictures.
+
+
+def test_colours_are_the_principal_components() -> None:
+    rng = np.random.default_rng(0)
+    wanted = rng.normal(size=(5, 16, 6)) * [4, 0.1, 2, 0.2, 1, 0.3] + 7
+    hidden = torch.from_numpy(rng.random((5, 16)) < 0.5)
+    given = torch.from_numpy(wanted).float()
+    pictures = feature_pictures(torch.ones(5, 3, 8, 8), ~hidden, given, given, hidden)
+    rows = (wanted - wanted.mean((0, 1))).reshape(-1, 6)
+    _, values, axes = np.linalg.svd(rows, full_matrices=False)
+    colours = rows @ axes[:3].T / (2 * values[:3] / len(rows) ** 0.5)
+    found = pictures["wanted"][:, :, ::2, ::2].flatten(2).transpose(1, 2).reshape(-1, 3).numpy()[:, ::-1]
+    found = found * np.sign((found * colours).sum(0))
+    np.testing.assert_allclose(found, colours.clip(-1, 1), atol=1e-5)
+    shown = hidden.view(5, 1, 4, 4).repeat_interleave(2, 2).repeat_interleave(2, 3).expand(5, 3, 8, 8)
+    assert torch.equal(pictures["predicted"], pictures["wanted"].where(shown, torch.zeros(())))
+    assert torch.equal(pictures["seen"], (~shown).float())
+
+
+@pytest.mark.parametrize("make", [ibot, i_jepa])
+def test_what_is_hidden_and_predicted_can_be_looked_at(make: Any) -> None:
+    method = make(masked=1.0) if make is ibot else make()
+    batch = batch_of(method)
+    with torch.no_grad():
+        pictures = method.visualize(batch)
+        other = make(masked=1.0) if make is ibot else make()
+        changed = batch.views[0].clone()
+        kept = (pictures["seen"] == batch.views[0]).all(1, keepdim=True).expand_as(changed)
+        changed[~kept] = 0.5
+        again = other.visualize(batch._replace(views=[changed, *batch.views[1:]]))
+    assert list(pictures) == ["seen", "wanted", "predicted", "image"]
+    assert all(p.shape == (6, 3, 32, 32) for p in pictures.values())
+    assert 0.2 < float(kept.float().mean()) < 0.95 and torch.equal(pictures["image"], batch.views[0])
+    hidden = (pictures["predicted"] != 0).any(1)
+    assert not (hidden & kept[:, 0]).any() and hidden.any()
+    assert torch.equal(again["seen"], pictures["seen"])  # what is hidden tells nothing: only the wanted ones change
+    assert not torch.equal(again["wanted"], pictures["wanted"])
