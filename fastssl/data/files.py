@@ -165,15 +165,26 @@ class FileSource(PathSource):
 
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
         path = self.path(index)
-        image = read_image(
-            content(path, self._version(index)) if is_url(path) else path,
-            name=path,
-            max_pixels=self.max_pixels,
-            orientation=self.orientation,
-            reduce=reduce,
-            shared=True,
-        )
+        try:
+            image = read_image(
+                content(path, self._version(index)) if is_url(path) else path,
+                name=path,
+                max_pixels=self.max_pixels,
+                orientation=self.orientation,
+                reduce=reduce,
+                shared=True,
+            )
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{path}: no such file{self._elsewhere(self.paths[index])}") from error
         return Item(images=(image,), label=self.label_of(index), text=self._text(index, path), name=self.paths[index])
+
+    def _elsewhere(self, listed: str) -> str:
+        """Where the file may be that a table lists."""
+        if self.columns is None or self.root is None or is_url(listed) or os.path.isabs(listed):
+            return ""
+        if "\\" in listed and os.sep == "/":
+            return "; folders of a path are separated by /, not by \\"
+        return f"; paths are relative to {self.root}, another folder is named behind the table: #images=FOLDER"
 
     def text_of(self, index: int) -> str | None:
         return self._text(index, self.path(index))

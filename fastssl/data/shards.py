@@ -62,6 +62,8 @@ class ShardSource(Source):
         4
     """
 
+    classes_from = "classes are files beside the images (0.cls beside 0.jpg), folders in a tar file are none"
+
     def __init__(
         self,
         paths: Sequence[str | Path],

@@ -83,6 +83,7 @@ class Source:
         skipped: reasons for which files were left out -> number of files.
         part: "train" or "test", where the data has both, of which this is one; or None.
         orientation: whether the EXIF orientation of image files is applied.
+        classes_from: where the classes would be, for errors of data without any; None: nothing to say.
 
     Raises:
         NotImplementedError: the subclass does not define a method.
@@ -109,6 +110,7 @@ class Source:
     skipped: Mapping[str, int] = MappingProxyType({})
     part: str | None = None
     orientation: bool = True
+    classes_from: str | None = None
 
     def __len__(self) -> int:
         raise NotImplementedError

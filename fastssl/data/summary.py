@@ -38,8 +38,8 @@ def summary(source: Source, sample: int = 100) -> Iterator[str]:
         yield f"scores of {len(known):,} items, from {known.min():g} to {known.max():g}" if len(known) else "no scores"
     elif source.labels is not None and source.labels.ndim == 1:
         yield from _classes(source, source.labels)
-    else:
-        yield "no labels before items are read" if source.labels is None else "several classes per item"
+    elif source.labels is not None:
+        yield "several classes per item"
     picked = np.unique(np.linspace(0, len(source) - 1, min(sample, len(source))).round().astype(int))
     items: list[Item] = []
     unreadable: list[str] = []
@@ -48,6 +48,9 @@ def summary(source: Source, sample: int = 100) -> Iterator[str]:
             items.append(source.read(int(index)))
         except READ_ERRORS as error:
             unreadable.append(str(error))
+    if source.labels is None:
+        known = any(item.label is not None for item in items)
+        yield "labels are known when items are read" if known else "no labels"
     yield from _sample(items)
     if unreadable:
         yield f"{len(unreadable)} of {len(picked)} cannot be read:"

@@ -275,6 +275,8 @@ def labels_of(source: Source) -> Tensor:
                 hint, columns = "", getattr(source, "columns", None)
                 if columns is not None:
                     hint = f" ({columns}); a column of classes of another name: #label=NAME, of numbers: #score=NAME"
+                elif source.classes_from is not None:
+                    hint = f"; {source.classes_from}"
                 elif item.text is not None:
                     hint = "; its strings are texts, classes are given by labels= of fastssl.data.open"
                 raise ValueError(f"data: expected labels to evaluate with, {source.name} has none{hint}")

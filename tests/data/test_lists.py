@@ -1,5 +1,6 @@
 """Lists of images: tables without a row of names, and Parquet files of paths."""
 
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from PIL import Image
 
 import fastssl.data
 from fastssl.data import open_splits, table
+from fastssl.data.summary import summary
 
 KINDS = ["b", "a", "b"]
 
@@ -91,3 +93,32 @@ def test_several_captions_of_an_item_say_what_to_give(given: Any) -> None:
     item = (image, given[1]) if isinstance(given, tuple) else {**given, "image": image}
     with pytest.raises(TypeError, match="item 0: expected a string as text, got .*: give an item for each caption"):
         fastssl.data.open([item, item]).read(0)
+
+
+def test_files_that_are_not_there_say_where_they_were_looked_for(folder: Path) -> None:
+    path = folder / "list.csv"
+    path.write_text("path\n0 of.PNG\nsub/1.png\n" + r"sub\1.png" + f"\n{folder}/2.png\n")
+    source = fastssl.data.open(path)
+    wanted = (
+        rf"/sub/1.png: no such file; paths are relative to {folder}, another folder .*: #images=FOLDER$",
+        r"sub\\1.png: no such file; folders of a path are separated by /, not by \\$",
+        r"/2.png: no such file$",
+    )
+    for k, message in enumerate(wanted, 1):
+        with pytest.raises(FileNotFoundError, match=message):
+            source.read(k)
+    with pytest.raises(FileNotFoundError, match="gone.png: no such file$"):
+        fastssl.data.FileSource([folder / "gone.png"]).read(0)
+
+
+def test_folders_in_a_tar_file_are_no_classes(folder: Path) -> None:
+    from fastssl.evaluate.features import labels_of
+
+    with tarfile.open(folder / "a.tar", "w") as archive:
+        archive.add(folder / "0 of.PNG", "cat/0.png")
+    source = fastssl.data.open(folder / "a.tar")
+    with pytest.raises(ValueError, match=r"a has none; classes are files beside the images \(0.cls beside 0.jpg\)"):
+        labels_of(source)
+    assert "no labels" in list(summary(source))
+    of_torch = fastssl.data.open([(np.zeros((8, 8, 3), np.uint8), 1)] * 3)
+    assert "labels are known when items are read" in list(summary(of_torch))
