@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,14 @@ def _rows(features: FeatureFile, queries: list[str], count: int, seed: int) -> n
     for query in queries:
         exact = [k for k, name in enumerate(features.names) if name == query]
         some = exact or [k for k, name in enumerate(features.names) if query in name]
+        if not some and Path(query).is_file():
+            own = Path(os.path.relpath(query, features.source or "")).as_posix()  # names are relative to the data
+            some = [k for k, name in enumerate(features.names) if name == own]
+            if not some:
+                raise ValueError(
+                    f"query: the file {query!r} is no image of the features; write its own (fastssl embed RUN "
+                    "--data FILE --out new.npz) and give them (--query new.npz)"
+                )
         if not some:
             raise ValueError(
                 f"query: no image whose name contains {query!r}, and no such file; an example is {features.names[0]!r}"

@@ -327,6 +327,21 @@ def test_kill_nine_and_again(run: Path, tmp_path: Path) -> None:
     assert len(read_features(out).features) == 80 and os.listdir(tmp_path) == ["f.npz"]
 
 
+def test_queries_may_be_paths_of_files(run: Path, tmp_path: Path) -> None:
+    from fastssl.cli.neighbors import draw_neighbors
+
+    photos, features, sheet = _photos(tmp_path / "photos"), tmp_path / "f.npz", tmp_path / "sheet.html"
+    _run("embed", str(run), "--data", str(photos), "--out", str(features))
+    for query in (str(photos / "blue_sky" / "4.png"), os.path.relpath(photos / "blue_sky" / "4.png")):
+        assert draw_neighbors(features, [query], 2, 8, None, sheet, 0) == (1, 2)
+        assert re.findall(r"<br>([^<]*png)", sheet.read_text())[0] == "blue_sky/4.png"
+    other = _photos(tmp_path / "other") / "blue_sky" / "4.png"  # of the same name, and another image
+    with pytest.raises(
+        ValueError, match="query: the file '.*other/blue_sky/4.png' is no image of the features.*embed RUN"
+    ):
+        draw_neighbors(features, [str(other)], 2, 8, None, sheet, 0)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".html"])
 def test_neighbors_are_drawn(suffix: str, run: Path, tmp_path: Path) -> None:
     photos, features, sheet = _photos(tmp_path / "photos [old]"), tmp_path / "f.npz", tmp_path / f"sheet{suffix}"
