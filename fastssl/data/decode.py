@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAX_PIXELS = 100_000_000
 WHOLE = 64 << 20  # bytes of a file up to which it is read before it is decoded
 ORIENTATION = 0x0112  # of EXIF
+_SHOWN = 24  # bytes of a file that is no image
 
 
 # What Pillow and the libraries under it raise for damaged files.
@@ -52,7 +53,9 @@ def open_image(source: str | Path | bytes, *, name: str | None = None, max_pixel
     except FileNotFoundError:
         raise
     except Image.UnidentifiedImageError as error:  # its own text would name a buffer in memory
-        raise ImageError(f"{name}: cannot be read as an image (no format that Pillow reads)") from error
+        start = _start_of(source)  # of pages and pointers that were saved in place of images it says what they are
+        what = f"no format that Pillow reads, begins with {start!r}" if start else "the file is empty"
+        raise ImageError(f"{name}: cannot be read as an image ({what})") from error
     except (Image.DecompressionBombError, *_DAMAGED) as error:
         raise ImageError(f"{name}: cannot be read as an image ({_reason(error)})") from error
     width, height = image.size
@@ -60,6 +63,13 @@ def open_image(source: str | Path | bytes, *, name: str | None = None, max_pixel
         image.close()
         raise ImageError(f"{name}: {width} x {height} pixels; expected 1 to {max_pixels:,} of them")
     return image
+
+
+def _start_of(source: str | Path | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source[:_SHOWN]
+    with open(source, "rb") as file:
+        return file.read(_SHOWN)
 
 
 def _opened(source: str | Path | bytes) -> Image.Image:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import tarfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -382,6 +383,20 @@ def test_modes_are_defined(tmp_path: Path) -> None:
     Image.fromarray(np.array([[-1.0, 0.5]], np.float32)).save(tmp_path / "bad.tif")
     with pytest.raises(ImageError, match=r"bad\.tif: expected finite values >= 0"):
         read_image(tmp_path / "bad.tif")
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_files_that_are_no_images_say_what_they_are(held: bool, tmp_path: Path) -> None:
+    """Downloads leave such files: pages of errors, pointers of Git LFS, files of no bytes."""
+    cases = {
+        b"": "the file is empty",
+        b"<!DOCTYPE html>...": "begins with b'<!DOCTYPE html>",
+        b"version https": "b'version",
+    }
+    for content, said in cases.items():
+        (tmp_path / "x.jpg").write_bytes(content)
+        with pytest.raises(ImageError, match=rf"x\.jpg: cannot be read as an image \(.*{re.escape(said)}"):
+            read_image(content if held else tmp_path / "x.jpg", name="x.jpg")
 
 
 @pytest.mark.parametrize("greys", [False, True])
