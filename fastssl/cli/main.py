@@ -190,7 +190,8 @@ def pretrain(
     network: Annotated[
         str | None,
         typer.Option(
-            help="Of texts: bert, roberta, electra, xlnet, gpt2, llama, qwen3, t5, bart, transformer, gru, lstm. "
+            help="Of texts: bert, roberta, modernbert, electra, xlnet, gpt2, llama, qwen3, t5, bart, transformer, ... "
+            "(all: docs/language.md). "
             "Of waveforms: cpc, wavenet, wavernn."
         ),
     ] = None,

@@ -14,12 +14,13 @@ from fastssl.data.source import Source, check_strings, digest, several_texts
 
 KINDS = ("wordpiece", "bpe", "unigram", "bytes")
 FILE = "tokenizer.json"
-# Names of the special tokens: ours, then those of other tokenizers.
+# Names of the special tokens: ours, then those of other tokenizers. Gemma's, which know "<s>" as a tag of HTML, stand
+# before it.
 SPECIAL = {
-    "pad": ("[PAD]", "<pad>"),
+    "pad": ("[PAD]", "<pad>", "<|padding|>", "<|pad|>"),
     "unk": ("[UNK]", "<unk>"),
-    "cls": ("[CLS]", "<s>", "<|begin_of_text|>", "<|endoftext|>"),
-    "sep": ("[SEP]", "</s>", "<|end_of_text|>", "<|endoftext|>"),
+    "cls": ("[CLS]", "<bos>", "<s>", "<|begin_of_text|>", "<|endoftext|>"),
+    "sep": ("[SEP]", "<eos>", "</s>", "<|end_of_text|>", "<|endoftext|>"),
     "mask": ("[MASK]", "<mask>"),
 }
 

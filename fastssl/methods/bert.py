@@ -21,7 +21,7 @@ from fastssl.data.source import Source
 from fastssl.data.tokenizer import Tokenizer
 from fastssl.data.windows import Windows, passage
 from fastssl.methods.text import TextMethod
-from fastssl.models.architectures import ROBERTA
+from fastssl.models.architectures import MASKED
 from fastssl.models.language import LanguageModel
 
 ORDERS = ("next", "swapped", None)
@@ -31,8 +31,8 @@ class BERT(TextMethod):
     """Two texts with masked tokens + transformer + cross-entropy of the masked tokens and of the order.
 
     Args:
-        network: "bert", "roberta", "xlm-roberta" or a "transformer" that is not causal, of
-            :func:`fastssl.models.build_language`; those of RoBERTa have no head on the order of texts.
+        network: "bert" or a "transformer" that is not causal, of :func:`fastssl.models.build_language`; without order
+            also "roberta", "xlm-roberta", "mpnet", "modernbert", "distilbert" or "deberta-v2".
         tokenizer: the tokenizer of its tokens.
         share: share of the tokens that are predicted; 0.15 in the paper.
         whole_words: mask all pieces of a word, or none.
@@ -44,7 +44,7 @@ class BERT(TextMethod):
     paper = "Devlin et al. 2019"
     predicts = "masked tokens, and whether a text follows another"
     loss = "cross-entropy on the masked, and of two classes"
-    networks = ("bert", "transformer", *ROBERTA)
+    networks = ("bert", "transformer", *MASKED)
     tokenizer_kind = "wordpiece"
     special = 3
 
@@ -62,13 +62,13 @@ class BERT(TextMethod):
             raise ValueError(f"share: expected a share in (0, 1), got {share}")
         if order not in ORDERS:
             raise ValueError(f"order: expected 'next', 'swapped' or None, got {order!r}")
-        if network.kind in ROBERTA and order is not None:
+        if network.kind in MASKED and order is not None:
             raise ValueError(f"order: expected None (--order none), {network.kind!r} has no head on it, got {order!r}")
         if network.kind == "transformer" and network.options.get("causal", True):
             raise ValueError("network: BERT expects a transformer with causal=False")
         self.share, self.order = share, order
         self.continues = tokenizer.continues() if whole_words else None
-        self.has_unused_parameters = order is None and network.kind not in ROBERTA
+        self.has_unused_parameters = order is None and network.kind not in MASKED
 
     def prepare(self, source: Source, span: tuple[int, int] | None = None) -> Windows:
         windows = super().prepare(source, span)

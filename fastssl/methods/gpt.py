@@ -19,7 +19,7 @@ from fastssl.data.batch import TokenBatch
 from fastssl.data.corruption import IGNORED, Draws, Ragged
 from fastssl.data.tokenizer import Tokenizer
 from fastssl.methods.text import TextMethod
-from fastssl.models.architectures import ROTARY
+from fastssl.models.architectures import CAUSAL
 from fastssl.models.generation import check_samples, generate
 from fastssl.models.language import LanguageModel
 from fastssl.models.samples import Samples
@@ -29,17 +29,19 @@ class GPT(TextMethod):
     """Windows of a stream of documents + causal transformer + cross-entropy of the next token.
 
     Args:
-        network: "gpt2", "llama", "qwen3" or a causal "transformer" of :func:`fastssl.models.build_language`,
-            kept after pretraining.
+        network: "gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma3_text", "phi3", "smollm3", "olmo2",
+            "gpt_neox" (Pythia) or a causal "transformer" of :func:`fastssl.models.build_language`, kept after
+            pretraining.
         tokenizer: the tokenizer of its tokens.
-        packed: attention within documents (block-diagonal) and positions from their starts.
+        packed: attention within documents (block-diagonal) and positions from their starts. Layers of sliding attention
+            (Mistral, Gemma 3) then have all of it within their window, which bounds the length of the network.
     """
 
     family = "autoregression"
     paper = "Radford et al. 2018, 2019"
     predicts = "the next token"
     loss = "cross-entropy"
-    networks = ("gpt2", "transformer", *ROTARY)
+    networks = ("gpt2", "transformer", *CAUSAL[1:])
     whole = "stream"
     special = 0
     generates = "texts"
@@ -48,6 +50,11 @@ class GPT(TextMethod):
         super().__init__(network, tokenizer)
         if not network.options.get("causal", True):
             raise ValueError("network: GPT expects a causal transformer")
+        if packed and (network.window or network.length) < network.length:  # a mask of documents replaces the window's
+            raise ValueError(
+                f"length: expected at most {network.window}, the window of the network's sliding attention, with "
+                f"packed=True, got {network.length}"
+            )
         self.packed = packed
 
     def make(self, windows: Sequence[Any], draws: Draws) -> TokenBatch:

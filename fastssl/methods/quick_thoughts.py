@@ -19,8 +19,8 @@ class QuickThoughts(SentenceMethod):
     """Two consecutive sentences + transformer with a head for each + symmetric InfoNCE over the batch.
 
     Args:
-        network: "bert", "roberta", "xlm-roberta" or a "transformer" that is not causal, of
-            :func:`fastssl.models.build_language`.
+        network: "bert", "roberta", "xlm-roberta", "mpnet", "modernbert", "distilbert", "deberta-v2" or a
+            "transformer" that is not causal, of :func:`fastssl.models.build_language`.
         tokenizer: the tokenizer of its tokens.
         temperature: temperature of the loss.
         outputs: dimensions of the embeddings that the loss compares.

@@ -17,7 +17,7 @@ from fastssl.data.corruption import Draws, Ragged
 from fastssl.data.tokenizer import Tokenizer
 from fastssl.methods.base import Method
 from fastssl.methods.text import TextMethod
-from fastssl.models.architectures import ROBERTA
+from fastssl.models.architectures import MASKED
 from fastssl.models.language import LanguageModel
 
 
@@ -25,15 +25,15 @@ class SentenceMethod(TextMethod):
     """Base class of sentence encoders: the mean of a network's states over the tokens, and InfoNCE between two texts.
 
     Args:
-        network: "bert", "roberta", "xlm-roberta" or a "transformer" that is not causal, of
-            :func:`fastssl.models.build_language`.
+        network: "bert", "roberta", "xlm-roberta", "mpnet", "modernbert", "distilbert", "deberta-v2" or a
+            "transformer" that is not causal, of :func:`fastssl.models.build_language`.
         tokenizer: the tokenizer of its tokens.
         temperature: temperature of the loss.
         outputs: dimensions of the embeddings that the loss compares.
         backend: backend of the loss, as for :mod:`fastssl.functional`.
     """
 
-    networks: ClassVar[tuple[str, ...]] = ("bert", "transformer", *ROBERTA)
+    networks: ClassVar[tuple[str, ...]] = ("bert", "transformer", *MASKED)
     tokenizer_kind: ClassVar[str] = "wordpiece"
     whole: ClassVar[str] = "sentence"
     special: ClassVar[int] = 2

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 
 from fastssl.methods.sentence import SentenceMethod
-from fastssl.models.architectures import ROBERTA
+from fastssl.models.architectures import MASKED
 
 
 class SimCSE(SentenceMethod):
     """The same sentence twice + transformer with dropout + symmetric InfoNCE over the batch.
 
     Args:
-        network: "bert", "roberta" or "xlm-roberta" of :func:`fastssl.models.build_language`, with ``dropout`` above 0.
+        network: "bert", "roberta", "xlm-roberta", "mpnet", "modernbert", "distilbert", "deberta-v2", of
+            :func:`fastssl.models.build_language`, with ``dropout`` above 0.
         tokenizer: the tokenizer of its tokens.
         temperature: temperature of the loss.
         outputs: dimensions of the embeddings that the loss compares.
@@ -29,7 +30,7 @@ class SimCSE(SentenceMethod):
     paper = "Gao et al. 2021"
     predicts = "which sentence is the same, under another dropout mask"
     loss = "symmetric InfoNCE"
-    networks = ("bert", *ROBERTA)
+    networks = ("bert", *MASKED)
     dropout = 0.1
 
     def pair(self, window: Any) -> tuple[np.ndarray, np.ndarray]:

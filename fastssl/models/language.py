@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastssl._options import integer
 from fastssl.data.tokenizer import Tokenizer
-from fastssl.models.architectures import CAUSAL, ROBERTA, ROTARY, TRANSFORMERS, build_network
+from fastssl.models.architectures import CAUSAL, MASKED, TRANSFORMERS, build_network, why_not
 from fastssl.models.recurrent import RecurrentNetwork
 from fastssl.models.vit import Block
 from fastssl.ops.draws import drawing_apart
@@ -118,12 +118,15 @@ class LanguageModel(nn.Module):
             result = n(tokens, keep)
         elif self.kind in ("bert", "electra"):
             result = n.base_model(tokens, attention_mask=keep, token_type_ids=segments)[0]
-        elif self.kind in ROBERTA:
-            places = torch.arange(tokens.shape[1], device=tokens.device) + n.config.pad_token_id + 1
-            result = n.base_model(tokens, attention_mask=keep, position_ids=places.expand_as(tokens))[0]
+        elif self.kind in MASKED:
+            given = {"attention_mask": None if keep is None else keep.long()}  # DeBERTa subtracts it
+            if TRANSFORMERS[self.kind].behind:
+                places = torch.arange(tokens.shape[1], device=tokens.device) + n.config.pad_token_id + 1
+                given["position_ids"] = places.expand_as(tokens)
+            result = n.base_model(tokens, **given)[0]
         elif self.kind == "xlnet":
-            given = None if keep is None else keep.to(n.lm_loss.bias)
-            result = n.transformer(tokens, attention_mask=given, token_type_ids=segments, use_mems=False)[0]
+            weights = None if keep is None else keep.to(n.lm_loss.bias)
+            result = n.transformer(tokens, attention_mask=weights, token_type_ids=segments, use_mems=False)[0]
         else:
             if keep is not None and keep.dim() == 3:
                 causal = torch.ones(keep.shape[1:], dtype=torch.bool, device=keep.device).tril()
@@ -134,9 +137,16 @@ class LanguageModel(nn.Module):
     @property
     def bidirectional(self) -> bool:
         """Whether the states of every token see all others, as in BERT: no causal network, none with a decoder."""
-        return self.kind in ("bert", *ROBERTA, "electra", "xlnet", "lstm") or (
+        return self.kind in ("bert", *MASKED, "electra", "xlnet", "lstm") or (
             self.kind == "transformer" and not self.options.get("causal", True)
         )
+
+    @property
+    def window(self) -> int | None:
+        """How many tokens, itself and those before it, a token sees in layers of sliding attention; None: all."""
+        config: Any = getattr(self.network, "config", None)
+        sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ("sliding_attention",))
+        return getattr(config, "sliding_window", None) if sliding else None
 
     def opening(self, tokenizer: Tokenizer) -> list[int]:
         """The tokens before a text that is read whole: [CLS] of networks that see both sides, [SEP] of those that
@@ -206,31 +216,18 @@ class LanguageModel(nn.Module):
 
     def transform(self, rows: Tensor) -> Tensor:
         """Rows of hidden states [N, D] as the head takes them."""
-        if self.kind == "bert":
-            result: Tensor = self.network.cls.predictions.transform(rows)  # type: ignore[union-attr,operator]
-            return result
-        if self.kind in ROBERTA:
-            head: Any = self.network.lm_head
-            result = head.layer_norm(nn.functional.gelu(head.dense(rows)))
-            return result
-        return rows
+        transform = None if self.kind in OWN else TRANSFORMERS[self.kind].transform
+        return rows if transform is None else transform(self.network, rows)
 
     def head(self) -> tuple[Tensor, Tensor | None]:
         """Weight [V, D] and bias [V] of the head."""
         n: Any = self.network
         if self.kind in OWN:
             return n.tokens.weight, n.bias
-        if self.kind == "bert":
-            return n.cls.predictions.decoder.weight, n.cls.predictions.decoder.bias
-        if self.kind in ROBERTA:
-            return n.lm_head.decoder.weight, n.lm_head.decoder.bias
-        if self.kind == "bart":
-            return n.lm_head.weight, n.final_logits_bias[0]
-        if self.kind == "xlnet":
-            return n.lm_loss.weight, n.lm_loss.bias
         if self.kind == "electra":
             raise ValueError("network: a discriminator (electra) has no head on tokens")
-        return n.lm_head.weight, None
+        made = n.get_output_embeddings()
+        return made.weight, n.final_logits_bias[0] if self.kind == "bart" else made.bias
 
     def order(self, hidden: Tensor) -> Tensor:
         """Scores [B, 2] of whether the second text follows the first (class 0: it does)."""
@@ -275,12 +272,13 @@ def build_language(options: dict[str, Any]) -> LanguageModel:
     """Builds a network of a language method, with random weights.
 
     Args:
-        options: "name": "transformer", "gru" or "lstm" (in both directions), without any extra; "bert", "roberta",
-            "xlm-roberta", "electra" (the discriminator), "xlnet", "gpt2", "llama", "qwen3", "t5" or "bart";
-            "vocabulary"; and optionally "width" (128), "depth" (4), "heads" (4), "length" (128, maximum number of
-            tokens), "dropout" (0), "causal" (of "transformer", True), "pad", "start" and "end" (ids of special tokens:
-            0, 2, 3); "config": the configuration of a network of transformers (:func:`as_language`), which then has its
-            sizes.
+        options: "name": "transformer", "gru" or "lstm" (in both directions), without any extra; of transformers "bert",
+            "roberta", "xlm-roberta", "mpnet", "modernbert", "distilbert", "deberta-v2" (of v3, too), "electra" (the
+            discriminator), "xlnet", "gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma3_text", "phi3",
+            "smollm3", "olmo2", "gpt_neox" (Pythia), "t5" or "bart"; "vocabulary"; and optionally "width" (128), "depth"
+            (4), "heads" (4), "length" (128, maximum number of tokens), "dropout" (0), "causal" (of "transformer",
+            True), "pad", "start" and "end" (ids of special tokens: 0, 2, 3); "config": the configuration of a network
+            of transformers (:func:`as_language`), which then has its sizes.
 
     Raises:
         ImportError: without the extra ``text``, for all but those of our own.
@@ -313,16 +311,17 @@ def as_language(network: nn.Module, tokenizer: Tokenizer, length: int | None = N
     """A network of transformers, with its weights, as one of language methods.
 
     Args:
-        network: a BertForPreTraining, RobertaForMaskedLM, XLMRobertaForMaskedLM, ElectraForPreTraining,
-            XLNetLMHeadModel, GPT2LMHeadModel, LlamaForCausalLM, Qwen3ForCausalLM, T5ForConditionalGeneration or
-            BartForConditionalGeneration; modified where the tokenizer has more tokens, whose embeddings are added,
-            which is logged.
+        network: a BertForPreTraining, ElectraForPreTraining, XLNetLMHeadModel, GPT2LMHeadModel,
+            T5ForConditionalGeneration or BartForConditionalGeneration; a ...ForMaskedLM or ...ForCausalLM of the
+            architectures of :func:`build_language` (RobertaForMaskedLM, Qwen2ForCausalLM, ...); modified where the
+            tokenizer has more tokens, whose embeddings are added, which is logged.
         tokenizer: the tokenizer of its tokens.
         length: maximum number of tokens; None: that of its positions, or 512 where these are relative or rotations.
 
     Raises:
         TypeError: another network.
-        ValueError: a longer ``length`` than it has positions.
+        ValueError: a longer ``length`` than it has positions, a network whose loss is another (bounded logits, a
+            mixture of experts), or attention that takes no mask of documents (flash_attention_2, ...).
 
     Example:
         >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -334,10 +333,17 @@ def as_language(network: nn.Module, tokenizer: Tokenizer, length: int | None = N
         (32, 261)
     """
     of = next((name for name, own in TRANSFORMERS.items() if own.model == type(network).__name__), None)
-    if of is None:
-        known = ", ".join(own.model for own in TRANSFORMERS.values())
-        raise TypeError(f"network: expected one of {known}, got {type(network).__name__}")
     n: Any = network
+    why = why_not(getattr(n, "config", None))
+    if of is None or why is not None:
+        known = ", ".join(own.model for own in TRANSFORMERS.values())
+        got = type(network).__name__ if why is None else f"{type(network).__name__}: {why}"
+        raise (TypeError if of is None else ValueError)(f"network: expected one of {known}, got {got}")
+    if of in CAUSAL and n.config._attn_implementation not in ("sdpa", "eager"):
+        raise ValueError(
+            "network: expected attention that takes a mask of documents (attn_implementation='sdpa' or 'eager'), got "
+            f"{n.config._attn_implementation!r}"
+        )
     if tokenizer.size > n.config.vocab_size:
         log.warning(
             "%s: %d embeddings are added to its %d, for the %d tokens of the tokenizer; they start near the mean",
@@ -348,10 +354,10 @@ def as_language(network: nn.Module, tokenizer: Tokenizer, length: int | None = N
             n.resize_token_embeddings(tokenizer.size)
     get: Any = n.config
     most = None if of in ("t5", "xlnet") else int(get.max_position_embeddings)
-    if of in ROBERTA and most is not None:
+    if TRANSFORMERS[of].behind and most is not None:
         most -= int(get.pad_token_id) + 1  # positions begin behind padding
     if length is None:
-        length = min(most or _RELATIVE, _RELATIVE) if most is None or of in ROTARY else most
+        length = min(most or _RELATIVE, _RELATIVE) if most is None or TRANSFORMERS[of].relative else most
     if most is not None and length > most:
         raise ValueError(f"length: expected at most {most}, the positions of the network, got {length}")
     kept = n.config.to_diff_dict()

@@ -14,7 +14,7 @@ from fastssl.data.tokenizer import FILE, Tokenizer, tokenizer_of
 from fastssl.data.tokens import load_tokenizer
 from fastssl.methods import kind_of
 from fastssl.models import Backbone, Encoder, LanguageModel, as_language, build_language
-from fastssl.models.architectures import TRANSFORMERS
+from fastssl.models.architectures import TRANSFORMERS, why_not
 from fastssl.models.folder import find_checkpoint, load_checkpoint
 from fastssl.models.libraries import quiet_loading
 from fastssl.ops.draws import drawing_apart
@@ -22,8 +22,7 @@ from fastssl.train.checkpoint import load_weights
 
 log = logging.getLogger("fastssl")
 WEIGHTS = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors")
-_VOCABULARIES = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
-_HEADS = ("cls.", "discriminator_predictions.", "lm_head.", "lm_loss.", "final_logits_bias")  # new, if they are missing
+_VOCABULARIES = ("vocab.txt", "vocab.json", "spiece.model", "spm.model", "sentencepiece.bpe.model", "tokenizer.model")
 _NESTED = ("state_dict", "model", "teacher", "student", "module")  # under which files keep their weights
 
 
@@ -32,9 +31,9 @@ def load_language(where: str | Path, length: int | None = None) -> tuple[Languag
 
     Args:
         where: folder of a run or of its checkpoint; "huggingface:PATH": a folder of a model of transformers (or the
-            name of one in its cache; nothing is downloaded): BERT, RoBERTa, XLM-R, ELECTRA, XLNet, GPT-2, Llama,
-            Qwen3, T5 or BART, with its tokenizer. Embeddings that are added for tokens which the model lacks, and heads
-            that start at random, are logged.
+            name of one in its cache; nothing is downloaded) of an architecture that
+            :func:`fastssl.models.build_language` has, with its tokenizer. Embeddings that are added for tokens which
+            the model lacks, and heads that start at random, are logged.
         length: tokens at most that its texts have, of networks of transformers; None: those of the run, or the
             positions of the model.
 
@@ -97,7 +96,7 @@ def _of_transformers(place: str, length: int | None) -> tuple[LanguageModel, Tok
     if folder.is_dir():
         place = str(folder)
     try:
-        kind = transformers.AutoConfig.from_pretrained(place, **local).model_type
+        config = transformers.AutoConfig.from_pretrained(place, **local)
     except (OSError, ValueError) as error:
         if folder.is_dir():
             reason = str(error).partition("\n")[0]
@@ -106,13 +105,20 @@ def _of_transformers(place: str, length: int | None) -> tuple[LanguageModel, Tok
             f"init: expected the folder of a model of transformers, or the name of one in its cache (nothing is "
             f"downloaded), got {place!r}"
         ) from error
-    if kind not in TRANSFORMERS:
-        raise ValueError(f"init: expected a model of {', '.join(TRANSFORMERS)}, {place!r} is one of {kind}")
+    kind, why = config.model_type, why_not(config)
+    if kind not in TRANSFORMERS or why is not None:
+        known = f"init: expected a model of {', '.join(TRANSFORMERS)}"
+        raise ValueError(f"{known}, {place!r} is one of {kind}{'' if why is None else f': {why}'}")
     loaded = getattr(transformers, TRANSFORMERS[kind].model)
     with quiet_loading(), drawing_apart():
         torch.manual_seed(0)  # for parts that are not in it: a run that is repeated has the same
         network, report = loaded.from_pretrained(place, dtype=torch.float32, output_loading_info=True, **local)
-    new = [name for name in sorted(report["missing_keys"]) if name.startswith(_HEADS) or ".pooler." in name]
+    body = "" if network.base_model is network else f"{network.base_model_prefix}."  # T5 names no body
+    new = [
+        name
+        for name in sorted(report["missing_keys"])
+        if name.startswith("lm_head.") or not name.startswith(body) or ".pooler." in name
+    ]
     missing = sorted(set(report["missing_keys"]) - set(new))
     if missing:  # transformers draws them at random
         raise ValueError(f"init: {place!r} lacks {len(missing)} parameters of {loaded.__name__}, such as {missing[0]}")

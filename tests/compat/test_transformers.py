@@ -6,6 +6,7 @@ import contextlib
 import copy
 import pickle
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import fastssl
+from fastssl.models import build_language
+from fastssl.models.architectures import TRANSFORMERS
 
 transformers = pytest.importorskip("transformers")
 with contextlib.suppress(ImportError):
@@ -62,6 +65,15 @@ def _gemma() -> Any:
     return transformers.Gemma2ForCausalLM(config)
 
 
+OWN_SIZES = ("bert", "electra", "xlnet", "gpt2", "t5", "bart")  # above, or without a loss of tokens alone
+
+
+def _of_table(kind: str) -> Any:
+    """One of the architectures that language methods know."""
+    sizes = {"vocabulary": V, "width": D, "depth": 2, "heads": 2, "length": T, "dropout": 0.0}
+    return build_language({**sizes, "name": kind, "pad": int(kind == "mpnet"), "start": 2, "end": 2}).network
+
+
 MODELS: dict[str, tuple[Callable[[], Any], bool]] = {
     "BertForMaskedLM": (lambda: _bert("BertForMaskedLM"), True),
     "BertForPreTraining": (lambda: _bert("BertForPreTraining"), True),
@@ -69,6 +81,7 @@ MODELS: dict[str, tuple[Callable[[], Any], bool]] = {
     "T5ForConditionalGeneration": (_t5, True),
     "BartForConditionalGeneration": (_bart, True),
     "Gemma2ForCausalLM": (_gemma, False),
+    **{of.model: (partial(_of_table, kind), True) for kind, of in TRANSFORMERS.items() if kind not in OWN_SIZES},
 }
 
 
@@ -81,7 +94,7 @@ def _batch(name: str) -> dict[str, Tensor]:
     g = torch.Generator().manual_seed(1)
     ids = torch.randint(3, V, (B, T), generator=g)
     masked = torch.rand(B, T, generator=g) < 0.3
-    batch = {"input_ids": ids, "labels": torch.where(masked, ids, -100) if "Bert" in name else ids}
+    batch = {"input_ids": ids, "labels": torch.where(masked, ids, -100) if "MaskedLM" in name else ids}
     if name == "BertForPreTraining":
         batch["next_sentence_label"] = torch.tensor([0, 1, 0])
     return batch
@@ -116,6 +129,31 @@ def test_a_training_step_is_the_same(name: str) -> None:
     assert _fused() == MODELS[name][1], fastssl.patched()
     calls = fastssl.patched()["transformers"]["PreTrainedModel"]
     assert calls.fused + sum(calls.original.values()) == 1, "the models within a model are no calls of their own"
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("Gemma2ForCausalLM", "MPNetForMaskedLM")])
+def test_checkpointed_training_steps_are_the_same(name: str) -> None:
+    model = _make(name)
+    model.gradient_checkpointing_enable()
+    _assert_same(model, _batch(name))
+    assert _fused() == 1, fastssl.patched()
+
+
+def test_the_trainer_of_the_library_trains_the_same(tmp_path: Any) -> None:
+    pytest.importorskip("accelerate")
+    rows = [{key: value[0] for key, value in _batch("Qwen2ForCausalLM").items()}] * 12
+    sizes = {"max_steps": 4, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2, "logging_steps": 1}
+    losses = []
+    for patched in (False, True):
+        given = transformers.TrainingArguments(str(tmp_path), **sizes, report_to=[], use_cpu=True, save_strategy="no")
+        model = _make("Qwen2ForCausalLM")
+        model.gradient_checkpointing_enable()
+        if patched:
+            fastssl.patch("transformers")
+        trainer = transformers.Trainer(model, given, train_dataset=rows)
+        trainer.train()
+        losses.append([line["loss"] for line in trainer.state.log_history if "loss" in line])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5) and len(losses[0]) == 4 and _fused() == 8
 
 
 @pytest.mark.parametrize("name", ["BertForMaskedLM", "GPT2LMHeadModel"])

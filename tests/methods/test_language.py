@@ -21,20 +21,21 @@ from fastssl.data.corruption import IGNORED, OBJECTIVES
 from fastssl.data.windows import passage
 from fastssl.methods import BERT, ELECTRA, GPT, T5, SentenceMethod, TextMethod, get
 from fastssl.models import build_language, generate, generate_target
-from fastssl.models.architectures import ROBERTA
+from fastssl.models.architectures import MASKED
 from fastssl.models.generation import filtered
 from fastssl.models.language import OWN
 from fastssl.ops import extension
 from fastssl.train import Pretraining, load_checkpoint, load_encoder, load_method, pretrain
 from fastssl.train.checkpoint import restore, save_checkpoint
 from fastssl.train.gradients import Gradients, check_batch, split_batch
-from tests.support.language import SHAPE, SUBJECT_NETWORKS, corpus, method_of, tokens
+from tests.support.language import ALL_NETWORKS, SHAPE, SUBJECT_NETWORKS, corpus, method_of, tokens
 from tests.support.resuming import resumes_bit_for_bit
 from tests.support.training import gradients, relative
 
 # Those with one loss of the tokens that are predicted; tests/methods/test_replaced.py has ELECTRA.
 PREDICTING = [s for s in SUBJECT_NETWORKS if not issubclass(get(s[0]), (SentenceMethod, ELECTRA))]
 OTHERS = [(name, network) for name, network in PREDICTING if network not in OWN]
+CAUSAL = [network for name, network in ALL_NETWORKS if name == "gpt"]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_they_resume_bit_for_bit(name: str, network: str, file: Any, tmp_path: P
         method = method_of(name, network)
         more_rows = {"accumulate": 2} if method.separable else {}
         options = Pretraining(epochs=2, batch_size=20, clip=1.0, schedule="linear", betas=(0.9, 0.98), **more_rows)
-        given = {"order": None} if name == "bert" and network in ROBERTA else None
+        given = {"order": None} if name == "bert" and network in MASKED else None
         about = {"encoder_options": method.network.options, "method_options": given}
         pretrain(method, file, options, out=tmp_path / out, **about, **more)
         return method
@@ -203,7 +204,9 @@ def test_nothing_to_predict_is_zero(name: str, network: str, file: Any) -> None:
     assert float(Gradients(fabric, fabric.setup_module(method), method, Pretraining(accumulate=3))(batch)) == 0
 
 
-@pytest.mark.parametrize(("name", "network"), OTHERS)
+@pytest.mark.parametrize(
+    ("name", "network"), [s for s in ALL_NETWORKS if s[1] not in OWN and (s[0] in ("bert", "gpt") or s in OTHERS)]
+)
 def test_losses_and_gradients_are_transformers(name: str, network: str, file: Any) -> None:
     method = method_of(name, network, **({"packed": False} if name == "gpt" else {})).eval()
     batch = batch_of(method, file)
@@ -237,7 +240,7 @@ def test_losses_and_gradients_are_transformers(name: str, network: str, file: An
     assert relative(gradients(method.network.network), gradients(other)) < 1e-5
 
 
-@pytest.mark.parametrize("network", [network for name, network in SUBJECT_NETWORKS if name == "gpt"])
+@pytest.mark.parametrize("network", CAUSAL)
 def test_gpt_sees_earlier_tokens_of_its_document_alone(network: str) -> None:
     method = method_of("gpt", network).eval()
     row = torch.randint(5, 261, (32,))
@@ -373,7 +376,7 @@ def test_t5_takes_every_objective(objective: str, file: Any) -> None:
     assert bool(torch.isfinite(loss))
 
 
-@pytest.mark.parametrize("network", [network for name, network in SUBJECT_NETWORKS if name == "gpt"])
+@pytest.mark.parametrize("network", CAUSAL)
 def test_generation(network: str) -> None:
     model = method_of("gpt", network).network.eval()
     prompt = np.arange(5, 15)

@@ -135,7 +135,7 @@ def test_their_networks_are_fine_tuned(name: str, readout: str) -> None:
 def test_what_does_not_fit_is_named(name: str) -> None:
     network = build_language({**SHAPE, "name": name, "vocabulary": 261})
     assert isinstance(network, LanguageModel) and isinstance(network.network, RecurrentNetwork)
-    with pytest.raises(ValueError, match=f"BERT expects one of bert, transformer, roberta, xlm-roberta, got '{name}'"):
+    with pytest.raises(ValueError, match=f"BERT expects one of bert, transformer, roberta, .*, got '{name}'"):
         from fastssl.methods import BERT
 
         BERT(network, method_of("bilm").tokenizer)

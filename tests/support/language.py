@@ -12,7 +12,7 @@ import numpy as np
 from fastssl.data import Corpus, TokenFile, Tokenizer, tokenize_corpus
 from fastssl.methods import TextMethod, get, methods_of
 from fastssl.models import LanguageModel, build_language
-from fastssl.models.architectures import ROBERTA
+from fastssl.models.architectures import CAUSAL, MASKED
 from fastssl.models.language import OWN
 from fastssl.train.language import network_options
 
@@ -21,12 +21,17 @@ WORDS = (
     *("peace", "war", "trade", "law", "money", "land"),
 )
 # Each method on each of its networks; without the extra, on our own.
-SUBJECT_NETWORKS = [
+ALL_NETWORKS = [
     (name, network)
     for name, kind in methods_of("tokens").items()
     for network in kind.networks  # type: ignore[attr-defined]
-    if network in OWN or (importlib.util.find_spec("transformers") and network != "xlm-roberta")  # roberta's code
+    if network in OWN or (importlib.util.find_spec("transformers") and network != "mpnet")  # whose padding is token 1
 ]
+ALIKE = (
+    *MASKED[1:],
+    *CAUSAL[2:],
+)  # which differ from "roberta" or "llama" in what ``LanguageModel`` takes from them alone
+SUBJECT_NETWORKS = [(name, network) for name, network in ALL_NETWORKS if network not in ALIKE]
 SHAPE = {"width": 16, "depth": 1, "heads": 2, "length": 32}
 
 
@@ -56,7 +61,7 @@ def method_of(name: str, network: str | None = None, tokenizer: Tokenizer | None
     torch.manual_seed(0)
     tokenizer = tokenizer or Tokenizer()
     shape = {**SHAPE, **({} if network is None else {"name": network})}
-    if name == "bert" and network in ROBERTA:
+    if name == "bert" and network in MASKED:
         options = {"order": None, **options}
     made: TextMethod = kind(build_language(network_options(kind, shape, tokenizer)), tokenizer, **options)
     return made

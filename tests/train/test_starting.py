@@ -16,7 +16,7 @@ from fastssl.cli.recipes import build_method, started_from
 from fastssl.data import digits, load_tokenizer, train_tokenizer
 from fastssl.methods import SimCLR, get
 from fastssl.models import Encoder, as_language, build_encoder
-from fastssl.models.architectures import ROBERTA
+from fastssl.models.architectures import CAUSAL, MASKED
 from fastssl.train import Pretraining, load_checkpoint, load_encoder, load_language, pretrain, start_encoder
 from tests.support.language import corpus
 
@@ -199,7 +199,7 @@ def test_methods_start_from_the_network_and_the_tokenizer_of_a_run(bert: Path, t
         asked = ["--data", f"text:{texts}", "--init", bert, *given, "--out", tmp_path / "x"]
         assert match in run("pretrain", "bert", *asked, code=2)
     wrong = run("pretrain", "gpt", "--data", f"text:{texts}", "--init", bert, "--out", tmp_path / "x", code=2)
-    assert "GPT expects a network of gpt2, transformer, llama, qwen3, got one of 'bert'" in wrong
+    assert "GPT expects a network of gpt2, transformer, llama, " in wrong and ", got one of 'bert'" in wrong
     run("tokenize", f"text:{texts}", tmp_path / "other.tok", "--tokenizer", "bytes")
     wrong = run("pretrain", "bert", "--data", tmp_path / "other.tok", "--init", bert, "--out", tmp_path / "x", code=2)
     assert "was written with another one" in wrong
@@ -223,6 +223,10 @@ def test_a_text_run_that_started_from_another_is_resumed_without_it(bert: Path, 
     assert same(load_language(tmp_path / "a")[0], load_language(tmp_path / "b")[0])
 
 
+DEBERTA = {"relative_attention": True, "pos_att_type": "p2c|c2p", "position_biased_input": False, "type_vocab_size": 0}
+DEBERTA |= {"share_att_key": True, "norm_rel_ebd": "layer_norm"}
+
+
 def _saved(kind: str, folder: Path, vocabulary: int) -> Any:
     """A small model of transformers, as a folder, with ``vocabulary`` tokens."""
     import transformers as t
@@ -231,24 +235,46 @@ def _saved(kind: str, folder: Path, vocabulary: int) -> Any:
     models: dict[str, Any] = {
         "bert": lambda: t.BertForMaskedLM(t.BertConfig(**sizes, num_hidden_layers=1, max_position_embeddings=40)),
         **{
-            kind: lambda model=model, config=config: getattr(t, model)(
-                getattr(t, config)(**sizes, num_hidden_layers=2, max_position_embeddings=42, pad_token_id=1)
+            kind: lambda name=name, own=own: getattr(t, f"{name}ForMaskedLM")(
+                getattr(t, f"{name}Config")(
+                    **sizes, num_hidden_layers=2, max_position_embeddings=42, pad_token_id=1, **own
+                )
             )
-            for kind, model, config in (
-                ("roberta", "RobertaForMaskedLM", "RobertaConfig"),
-                ("xlm-roberta", "XLMRobertaForMaskedLM", "XLMRobertaConfig"),
+            for kind, name, own in (
+                ("roberta", "Roberta", {}),
+                ("xlm-roberta", "XLMRoberta", {}),
+                ("mpnet", "MPNet", {}),
+                ("modernbert", "ModernBert", {"global_attn_every_n_layers": 2, "local_attention": 8}),
+                # v3's, and v2's convolution beside the first layer
+                ("deberta-v2", "DebertaV2", {**DEBERTA, "position_buckets": 8}),
+                ("deberta-v2-conv", "DebertaV2", {**DEBERTA, "conv_kernel_size": 3, "share_att_key": False}),
             )
         },
+        "distilbert": lambda: t.DistilBertForMaskedLM(
+            t.DistilBertConfig(
+                vocab_size=vocabulary, dim=16, n_heads=2, hidden_dim=24, n_layers=2, max_position_embeddings=42
+            )
+        ),
         "gpt2": lambda: t.GPT2LMHeadModel(
             t.GPT2Config(vocab_size=vocabulary, n_embd=16, n_layer=1, n_head=2, n_positions=40)
         ),
         **{
-            kind: lambda model=model, config=config: getattr(t, model)(
-                getattr(t, config)(**sizes, num_hidden_layers=2, num_key_value_heads=1, max_position_embeddings=40)
+            kind: lambda name=name, own=own: getattr(t, f"{name}ForCausalLM")(
+                getattr(t, "Gemma3TextConfig" if name == "Gemma3" else f"{name}Config")(
+                    **{**sizes, "num_hidden_layers": 2, "num_key_value_heads": 1, "max_position_embeddings": 40, **own}
+                )
             )
-            for kind, model, config in (
-                ("llama", "LlamaForCausalLM", "LlamaConfig"),
-                ("qwen3", "Qwen3ForCausalLM", "Qwen3Config"),
+            for kind, name, own in (
+                ("llama", "Llama", {}),
+                ("qwen2", "Qwen2", {"use_sliding_window": True, "sliding_window": 36, "max_window_layers": 1}),
+                ("qwen3", "Qwen3", {}),
+                ("mistral", "Mistral", {"head_dim": 6, "sliding_window": 36}),
+                ("gemma", "Gemma", {"head_dim": 6}),
+                ("gemma3_text", "Gemma3", {"head_dim": 6, "sliding_window": 36, "sliding_window_pattern": 2}),
+                ("phi3", "Phi3", {"pad_token_id": 0}),
+                ("smollm3", "SmolLM3", {"no_rope_layers": [1, 0], "pad_token_id": 0}),
+                ("olmo2", "Olmo2", {}),
+                ("gpt_neox", "GPTNeoX", {"num_key_value_heads": 2}),
             )
         },
         "t5": lambda: t.T5ForConditionalGeneration(
@@ -266,11 +292,8 @@ def _saved(kind: str, folder: Path, vocabulary: int) -> Any:
     ("kind", "method"),
     (
         ("bert", "bert"),
-        ("roberta", "bert"),
-        ("xlm-roberta", "bert"),
-        ("gpt2", "gpt"),
-        ("llama", "gpt"),
-        ("qwen3", "gpt"),
+        *((kind, "bert") for kind in (*MASKED, "deberta-v2-conv")),
+        *((kind, "gpt") for kind in CAUSAL),
         ("t5", "t5"),
     ),
 )
@@ -282,7 +305,9 @@ def test_models_of_transformers(kind: str, method: str, texts: Path, tmp_path: P
         own = Tokenizer(models.BPE())
         own.pre_tokenizer = pre_tokenizers.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-        special = ["<|begin_of_text|>", "<|end_of_text|>"] if kind == "llama" else ["<|endoftext|>"]
+        opens = {"llama": ["<|begin_of_text|>", "<|end_of_text|>"], "gemma": ["<bos>", "<s>", "</s>", "<eos>"]}
+        opens |= {"olmo2": ["<|endoftext|>", "<|pad|>"], "gpt_neox": ["<|endoftext|>", "<|padding|>"]}
+        special = opens.get(kind, ["<|endoftext|>"])
         trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
         own.train_from_iterator([given.text(k) for k in range(40)], trainer)
         model = _saved(kind, folder, own.get_vocab_size())
@@ -293,7 +318,9 @@ def test_models_of_transformers(kind: str, method: str, texts: Path, tmp_path: P
         (folder / "tokenizer.json").write_text(trained.to_json())
     network, tokenizer = load_language(f"huggingface:{folder}")
     if method == "gpt":
-        assert [tokenizer.text_of(token) for token in (tokenizer.cls, tokenizer.sep)] == [special[0], special[-1]]
+        ends = special[0], special[0] if "pad" in special[-1] else special[-1]
+        assert [tokenizer.text_of(token) for token in (tokenizer.cls, tokenizer.sep)] == list(ends)
+        assert tokenizer.text_of(tokenizer.pad) == next((name for name in special if "pad" in name), "[PAD]")
     other = load_language(f"huggingface:{folder}")[0].state_dict()  # embeddings and heads that it lacks among them
     assert all(torch.equal(value, other[name]) for name, value in network.state_dict().items())
     tokens = torch.randint(5, min(tokenizer.size, network.vocabulary) - 5, (2, 12))
@@ -309,10 +336,10 @@ def test_models_of_transformers(kind: str, method: str, texts: Path, tmp_path: P
         logits = logits if bias is None else logits + bias
     torch.testing.assert_close(logits[..., : expected.shape[-1]], expected, rtol=1e-5, atol=1e-5)
     out, asked = tmp_path / "run", ["--data", f"text:{texts}", "--init", f"huggingface:{folder}", "--length", "32"]
-    if kind in ROBERTA:
+    if network.kind in MASKED:
         assert "order: expected None (--order none)" in run("pretrain", method, *asked, *FEW, "--out", out, code=2)
         asked += ["--order", "none"]
-    assert f"{kind}, {network.options['depth']} layers of 16, 32 tokens" in run(
+    assert f"{network.kind}, {network.options['depth']} layers of 16, 32 tokens" in run(
         "pretrain", method, *asked, *FEW, "--out", out
     )
     again, _ = load_language(out)
