@@ -131,6 +131,8 @@ class LanguageModel(nn.Module):
             if keep is not None and keep.dim() == 3:
                 causal = torch.ones(keep.shape[1:], dtype=torch.bool, device=keep.device).tril()
                 keep = (keep & causal)[:, None]
+                if n.config._attn_implementation == "eager":  # which adds it to the scores
+                    keep = torch.zeros_like(keep, dtype=n.dtype).masked_fill(~keep, torch.finfo(n.dtype).min)
             result = n.base_model(tokens, attention_mask=keep, position_ids=positions, use_cache=False)[0]
         return result
 

@@ -42,7 +42,7 @@ def two_documents(method: Any) -> tuple[Any, list[torch.Tensor]]:
     return batch, [row[:10], row[10:]]
 
 
-@pytest.mark.parametrize("attention", ["sdpa"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", ["GPT2", "Llama", "Mistral", "Gemma3", "GPTNeoX"])
 def test_packed_documents_are_apart_whatever_the_attention(name: str, attention: str) -> None:
     method = GPT(as_language(causal(name, attn_implementation=attention), Tokenizer(), 32), Tokenizer())
