@@ -11,7 +11,14 @@ from fastssl.data import Corpus, ParallelCorpus, Source, TokenFile, Tokenizer, W
 from fastssl.data.embedded_text import FIRST_OF_PAIRS
 from fastssl.methods import SentenceMethod, TextMethod, get, kind_of
 from fastssl.train import load_language
-from fastssl.train.language import HELD_OUT, build_text_method, open_tokens, start_embeddings, training_span
+from fastssl.train.language import (
+    HELD_OUT,
+    build_text_method,
+    check_text_method,
+    open_tokens,
+    start_embeddings,
+    training_span,
+)
 
 
 def prepare(
@@ -50,6 +57,8 @@ def prepare(
     new = resumed is None and isinstance(source, Corpus)
     if settings.get("name") == "transformer" and tokenizer is None and new:
         tokenizer = "bytes"
+    if resumed is None:
+        check_text_method(name, settings, source, tokenizer, method_options, start)
     say_which(source)
     with item_progress(f"{source.name}: documents tokenized") as show:
         share, again = HELD_OUT if held_out is None else held_out, resumed is not None

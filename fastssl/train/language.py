@@ -157,6 +157,40 @@ def network_options(kind: type[Method], options: dict[str, Any], tokenizer: Toke
     return filled
 
 
+def check_text_method(
+    name: str,
+    options: dict[str, Any],
+    source: Source,
+    tokenizer: str | Tokenizer | None,
+    method_options: dict[str, Any],
+    start: LanguageModel | None = None,
+) -> None:
+    """Checks the options of :func:`build_text_method` before texts are tokenized: builds the method without weights,
+    for a tokenizer of a few words where one is to be trained.
+
+    Raises:
+        ValueError: as :func:`build_text_method`.
+    """
+    kind: Any = get(name)
+    if isinstance(source, TokenFile):
+        known = source.tokenizer
+    elif (trained := trained_kind(kind, tokenizer)) is not None:
+        known = train_tokenizer(["A few words, as they come."], trained, 300)
+    else:
+        known = Tokenizer() if tokenizer == "bytes" else _loaded(tokenizer or kind.tokenizer_kind)
+    if start is not None:
+        options = _options_of(kind, options, start)
+    with torch.device("meta"):
+        kind(build_language(network_options(kind, options, known)), known, **method_options)
+
+
+def trained_kind(kind: type[Method], tokenizer: str | Tokenizer | None = None) -> str | None:
+    """The kind of the tokenizer that a run on a corpus trains; None: it takes one as it is."""
+    assert issubclass(kind, TextMethod)
+    chosen = kind.tokenizer_kind if tokenizer is None else tokenizer
+    return chosen if isinstance(chosen, str) and chosen in KINDS and chosen != "bytes" else None
+
+
 def build_text_method(
     name: str,
     options: dict[str, Any],

@@ -31,7 +31,7 @@ from fastssl.train.callbacks import (
     Throughput,
 )
 from fastssl.train.gradients import check_batch
-from fastssl.train.language import build_text_method, open_tokens, training_span
+from fastssl.train.language import build_text_method, check_text_method, open_tokens, training_span
 from fastssl.train.options import Pretraining, check_out, detect_launcher, is_rank_zero
 from fastssl.train.probe import OnlineProbe
 from fastssl.train.recipe import recipe
@@ -144,6 +144,8 @@ def pretrain(
                 check_given(settings.network, {key: value for key, value in given.items() if key != "vocabulary"})
         if text:
             size_of = chosen.pop("vocabulary")
+            if state is None:
+                check_text_method(method, chosen, source, None, method_options)
             tokens = open_tokens(source, Path(out), get(method), vocabulary=size_of, resume=state is not None)
             method, encoder_options = build_text_method(method, chosen, tokens.tokenizer, method_options, options.seed)
             source = method.prepare(tokens, training_span(tokens, None, state))

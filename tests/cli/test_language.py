@@ -15,7 +15,7 @@ from fastssl.cli import app
 from fastssl.data import TokenFile
 from fastssl.methods import SentenceMethod, get, methods_of
 from fastssl.models.language import OWN
-from fastssl.train import load_checkpoint
+from fastssl.train import load_checkpoint, pretrain
 from tests.support.language import corpus
 
 runner = CliRunner()
@@ -204,6 +204,17 @@ def test_options_of_the_other_kind_are_refused(texts: Path, tmp_path: Path) -> N
         assert f"{name}: gpt has no such option" in run("pretrain", "gpt", *base, f"--{name}", value, code=2)
     twice = run("pretrain", "t5", *base, "--objective", "prefix", "--set", "objective=spans", code=2)
     assert "objective: expected one value, got prefix and --set objective=spans" in twice
+    for name, given, message in (
+        ("bert", ["--network", "roberta"], "order: expected None (--order none), 'roberta' has no head on it"),
+        ("bert", ["--network", "llama"], "network: BERT expects one of bert, "),
+        ("bert", ["--set", "share=2"], "share: expected a share in (0, 1), got 2"),
+        ("gpt", ["--width", "20", "--heads", "3"], "heads: expected a divisor of width 20, got 3"),
+        ("gpt", ["--network", "mistral", "--length", "5000"], "length: expected at most 4096, the window of"),
+        ("t5", ["--objective", "none-such"], "objective: expected one of"),
+    ):
+        assert message in run("pretrain", name, *base, *given, code=2)
+    with pytest.raises(ValueError, match="network: BERT expects one of bert"):
+        pretrain("bert", f"text:{texts}", out=tmp_path / "run", encoder="llama")
     assert not (tmp_path / "run").exists()  # all of it before texts are tokenized
     (tmp_path / "a.md").write_text("A note.")
     assert "out: expected a name that ends in .tok" in run("tokenize", f"text:{texts}", tmp_path / "a", code=2)
