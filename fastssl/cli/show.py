@@ -185,7 +185,10 @@ def note_part(source: Any, data: str) -> None:
 
 
 def _figure(value: float) -> str:
-    """A value with two digits behind the point, or of one below 0.1, such as a mean absolute error, two that count."""
+    """A value with two digits behind the point, or of one below 0.1, such as a mean absolute error, two that count;
+    a count as it is."""
+    if isinstance(value, int):
+        return f"{value:,}"
     return f"{value:.2g}" if 0 < abs(value) < 0.1 else f"{value:.2f}"
 
 

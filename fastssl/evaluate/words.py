@@ -46,7 +46,7 @@ def word_similarity(vectors: WordVectors, path: str | Path) -> dict[str, float]:
         >>> _ = path.write_text("king\\tqueen\\t8.5\\nking\\twoman\\t3\\nking\\tprince\\t9\\n")
         >>> found = word_similarity(vectors, path)
         >>> round(found["rho"]), found["unknown"]
-        (100, 1.0)
+        (100, 1)
     """
     judged, rows, unknown = [], [], 0
     for place, (number, fields) in enumerate(_lines(path)):
@@ -69,7 +69,7 @@ def word_similarity(vectors: WordVectors, path: str | Path) -> dict[str, float]:
 
     a, b = vectors.unit[torch.tensor(rows).T]
     rho = float(spearmanr(judged, (a * b).sum(1).numpy()).statistic)
-    return {"rho": 100 * rho, "pairs": float(len(rows)), "unknown": float(unknown)}
+    return {"rho": 100 * rho, "pairs": len(rows), "unknown": unknown}
 
 
 def word_analogies(vectors: WordVectors, path: str | Path, *, method: str = "3cosadd") -> dict[str, float]:
@@ -123,7 +123,7 @@ def word_analogies(vectors: WordVectors, path: str | Path, *, method: str = "3co
     table = {"all": 100 * float(np.mean(right))}
     for name in dict.fromkeys(name for name, _ in asked):
         table[name] = 100 * float(np.mean([r for r, (section, _) in zip(right, asked) if section == name]))
-    return table | {"asked": float(len(asked)), "unknown": float(unknown)}
+    return table | {"asked": len(asked), "unknown": unknown}
 
 
 def holds_analogies(path: str | Path) -> bool:

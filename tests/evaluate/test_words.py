@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +198,14 @@ def test_scores_that_are_all_equal_are_an_error(vectors: WordVectors, tmp_path: 
     path.write_text(f"{a}\t{b}\t9\n{b}\t{a}\t9\n")
     with pytest.raises(ValueError, match="expected scores that differ, got 9 for all of 2 pairs"):
         word_similarity(vectors, path)
+
+
+def test_counts_are_printed_as_integers(vectors: WordVectors, tmp_path: Path) -> None:
+    vectors.save(tmp_path / "v.txt")
+    pairs, questions = tmp_path / "judged.tsv", tmp_path / "questions.txt"
+    pairs.write_text("king\tqueen\t8\nking\titaly\t1\nman\twoman\t7\nx\tman\t1\n" + "paris\trome\t6\n" * 1200)
+    questions.write_text(": all\nking queen man woman\nparis france rome italy\n")
+    found = CliRunner().invoke(app, ["evaluate", str(tmp_path / "v.txt"), "--data", f"{pairs},{questions}"])
+    rows = dict(re.findall(r"(\w+: \w+) *[│|] *([\d.,-]+)", found.output))
+    assert rows["judged: pairs"] == "1,203" and rows["judged: unknown"] == "1", found.output
+    assert rows["questions: asked"] == "2" and re.fullmatch(r"-?\d+\.\d\d", rows["judged: rho"])
