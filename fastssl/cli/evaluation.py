@@ -95,8 +95,9 @@ def leaving_out(on_error: str | None, runs: Sequence[Path] = ()) -> Iterator[Non
     if on_error not in (None, "raise", "skip"):
         raise ValueError(f"on_error: expected 'raise' or 'skip', got {on_error!r}")
     if on_error is None:
-        options = [load_state(run).get("options", {}) for run in runs]
-        on_error = "skip" if any(given.get("on_error") == "skip" for given in options) else "raise"
+        # word2vec has no such option, and records how its data was opened.
+        stored = [state.get(part, {}) for state in map(load_state, runs) for part in ("options", "source")]
+        on_error = "skip" if any(given.get("on_error") == "skip" for given in stored) else "raise"
     with unreadable_left_out(partial(echo, style="yellow"), item_progress) if on_error == "skip" else nullcontext():
         yield
 

@@ -311,7 +311,7 @@ def pretrain(
         launch = detect_launcher()
         if launch is not None and launch.devices * launch.nodes > 1:
             raise ValueError("word2vec runs in one process, with several threads; start it without torchrun or srun")
-        context.with_resource(leaving_out(on_error))
+        context.with_resource(leaving_out(on_error, [out] if state else []))
         given = settings_of(set_ or [], epochs=epochs, lr=lr, seed=seed)
         pretrain_words(data, out, given, minutes, state, resume=resume, overwrite=overwrite)
         return

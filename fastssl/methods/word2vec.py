@@ -21,6 +21,7 @@ import fastssl.functional as F
 from fastssl._options import differs, integer, plain
 from fastssl.data import open as open_source
 from fastssl.data.corpus import Corpus
+from fastssl.data.readable import current as leaving_out
 from fastssl.data.words import NumberedWords, number_words
 from fastssl.models.folder import alone_in, forget_retired, holds_run, load_checkpoint, write_checkpoint
 from fastssl.models.word_vectors import WordVectors
@@ -239,6 +240,7 @@ class Word2Vec:
         else:
             run = _KernelRun(self, text, kernel)
         run.data = {name: getattr(corpus, name, None) for name in ("name", "where", "embedded")}
+        run.data["on_error"] = "raise" if leaving_out.get() is None else "skip"
         if saved is not None:
             self._resume(run, saved, minutes)
         elif minutes is not None:

@@ -127,6 +127,10 @@ def test_documents_that_cannot_be_read_are_skipped(tmp_path: Path) -> None:
         with pytest.raises(CorpusError, match=r"03\.txt: byte 3"):
             run(*command)
         assert "1 of 12 items left out; the first: " in run(*command, *skip)
+    again = ("pretrain", "word2vec", "--epochs", 2, "--out", tmp_path / "words", "--resume")
+    assert "1 of 12 items left out" in run(*again)  # as it was trained
+    with pytest.raises(CorpusError, match=r"03\.txt: byte 3"):
+        run(*again, "--on-error", "raise")
     assert len(TokenFile(tmp_path / "run" / "corpus.tok")) == 11
     out = tmp_path / "features.npz"
     embed = ("embed", tmp_path / "run", *data, "--out", out)
