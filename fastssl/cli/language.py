@@ -13,10 +13,12 @@ from fastssl.methods import SentenceMethod, TextMethod, get, kind_of
 from fastssl.train import load_language
 from fastssl.train.language import (
     HELD_OUT,
+    asked_vocabulary,
     build_text_method,
     check_text_method,
     open_tokens,
     start_embeddings,
+    trained_kind,
     training_span,
 )
 
@@ -66,6 +68,7 @@ def prepare(
     counted = isinstance(source, Corpus)  # of a token file it was said when it was written
     echo(f"{tokens.path}: {described(tokens, counted)}")
     method, options = build_text_method(name, settings, tokens.tokenizer, method_options, seed, start)
+    method.asked_vocabulary = asked_vocabulary(source, get(name), tokenizer, vocabulary, resumed)
     windows = method.prepare(tokens, training_span(tokens, held_out, resumed))
     if windows.cut:
         echo(f"{windows.cut:,} sentences are longer than {windows.length} tokens: their ends are left out")
@@ -76,6 +79,23 @@ def prepare(
         count = start_embeddings(method.network, tokens.tokenizer, init, windows, seed)
         echo(f"{count:,} embeddings of tokens start from {init}")
     return method, windows, options
+
+
+def check_vocabulary(
+    vocabulary: int | None, source: Source, name: str, network: str | None, tokenizer: str | None
+) -> None:
+    """Checks that a vocabulary is given for a tokenizer that is trained.
+
+    Raises:
+        ValueError: a tokenizer that is as it is.
+    """
+    if vocabulary is None:
+        return
+    if isinstance(source, TokenFile):
+        raise ValueError(f"vocabulary: {source.path} was written with its own tokenizer; tokenize the corpus again")
+    chosen = "bytes" if network == "transformer" and tokenizer is None else tokenizer
+    if trained_kind(get(name), chosen) is None:
+        raise ValueError(f"vocabulary: expected none, the tokenizer {chosen!r} is not trained, got {vocabulary}")
 
 
 def names_network(init: str) -> bool:

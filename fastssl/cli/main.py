@@ -359,8 +359,10 @@ def pretrain(
     }
     given = {key: value for key, value in own.items() if value is not None}
     arguments: dict[str, Any] = {"objective": objective, "order": order, **of_method}
+    shape: dict[str, Any]
     if text or audio:
         shape = {"name": network, "length": length, "width": width, "depth": depth, "heads": heads}
+        shape["vocabulary"] = vocabulary
     else:
         shape = {"name": encoder, "size": size, "width": width, "blocks": blocks, "stem": stem, "channels": channels}
     if state is None:
@@ -387,7 +389,7 @@ def pretrain(
     known, options = chosen, chosen.options | given
     if epochs is not None:
         options.pop("minutes", None)  # of a resumed run
-    of_texts = {**shape, "vocabulary": vocabulary} if text or audio else {}
+    of_texts = shape if text or audio else {}
     chosen = replace(
         chosen,
         options={key: value for key, value in options.items() if key != "epochs" or options.get("minutes") is None},
@@ -408,11 +410,10 @@ def pretrain(
     if text:
         import tempfile
 
-        from fastssl.cli.language import prepare
-        from fastssl.data import TokenFile
+        from fastssl.cli.language import check_vocabulary, prepare
 
-        if vocabulary is not None and isinstance(source, TokenFile) and state is None:
-            raise ValueError(f"vocabulary: {source.path} was written with its own tokenizer; tokenize the corpus again")
+        if state is None:
+            check_vocabulary(vocabulary, source, method, network, tokenizer)
         written = tempfile.TemporaryDirectory() if dry_run and not resume else None  # a dry run leaves no files behind
         method_options = {key: None if value == "none" else value for key, value in chosen.method.items()}
         model, source, encoder_options = prepare(

@@ -30,7 +30,7 @@ from fastssl.models.audio import AUDIO_NETWORKS
 from fastssl.models.encoders import DENSITIES, RESNETS, channels_of
 from fastssl.models.folder import holds_run, load_state
 from fastssl.train.recipe import Recipe, recipe
-from fastssl.train.resuming import CHANGEABLE_ON_RESUME, check_given, encoder_of, recipe_of
+from fastssl.train.resuming import CHANGEABLE_ON_RESUME, check_network, encoder_of, recipe_of
 from fastssl.train.starting import checkpoint_of, start_encoder
 
 TWO_VIEWS = {
@@ -168,13 +168,14 @@ def resumed_recipe(
     if asked is not None:
         if state.get("started_from") is None:  # else the network is that of the run's start
             sizes = {"size": asked.size} if issubclass(kind, ImageMethod) else {}
-            given = {**asked.network, **sizes, **given}
+            own = {key: value for key, value in asked.network.items() if key != "vocabulary" or state.get(key)}
+            given = {**own, **sizes, **given}
         options = {key: value for key, value in asked.options.items() if key not in CHANGEABLE_ON_RESUME}
         run = replace(run, options=run.options | options, method=run.method | asked.method)
     if issubclass(kind, ImageMethod):
         encoder_of(run.network, given)
     else:
-        check_given(run.network, {key: value for key, value in given.items() if key != "vocabulary"})
+        check_network(state, run.network, given)
     return run
 
 

@@ -81,6 +81,7 @@ class Method(nn.Module):
     has_unused_parameters: bool = False
     separable: bool = False
     started_from: str | None = None  # --init of its run: recorded, so that the run is resumed without it
+    asked_vocabulary: int | None = None  # of the tokenizer that was trained for its run, which may have fewer tokens
 
     @property
     def per_item(self) -> int:

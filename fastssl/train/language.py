@@ -20,6 +20,7 @@ from fastssl.models.folder import holds_run
 from fastssl.train.options import detect_launcher, is_rank_zero
 from fastssl.train.starting import start_language
 
+VOCABULARY = 8000  # tokens of a tokenizer that is trained, unless another number is given
 HELD_OUT = 0.05  # share of the corpus, its end, that a run by name does not train on
 FILE = "corpus.tok"
 
@@ -82,7 +83,8 @@ def open_tokens(
         made = load_tokenizer(out)
         _check_tokenizer(out, made, tokenizer, vocabulary)
     elif isinstance(chosen, str) and chosen in KINDS:
-        made = train_tokenizer(_training_texts(source, held_out), chosen, 8000 if vocabulary is None else vocabulary)
+        size = VOCABULARY if vocabulary is None else vocabulary
+        made = train_tokenizer(_training_texts(source, held_out), chosen, size)
     else:
         made = _loaded(chosen)
     if path.exists():
@@ -189,6 +191,21 @@ def trained_kind(kind: type[Method], tokenizer: str | Tokenizer | None = None) -
     assert issubclass(kind, TextMethod)
     chosen = kind.tokenizer_kind if tokenizer is None else tokenizer
     return chosen if isinstance(chosen, str) and chosen in KINDS and chosen != "bytes" else None
+
+
+def asked_vocabulary(
+    source: Source,
+    kind: type[Method],
+    tokenizer: str | Tokenizer | None,
+    vocabulary: int | None,
+    state: Mapping[str, Any] | None,
+) -> int | None:
+    """The vocabulary that a run asks of the tokenizer that is trained for it; of one that is resumed, as its ``state``
+    has it; None: none is trained."""
+    if state is not None:
+        return state.get("vocabulary")
+    trained = isinstance(source, Corpus) and trained_kind(kind, tokenizer) is not None
+    return (VOCABULARY if vocabulary is None else vocabulary) if trained else None
 
 
 def build_text_method(

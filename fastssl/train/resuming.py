@@ -70,6 +70,16 @@ def check_given(stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
             raise differs(key, stored.get(key), value)
 
 
+def check_network(state: Mapping[str, Any], network: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Checks options of a network of texts or waveforms, the ``network`` of :func:`recipe_of`, against those given; the
+    vocabulary is that which was asked for, of which texts may have fewer tokens (earlier versions did not record it).
+
+    Raises:
+        ValueError: one that is not that of the checkpoint.
+    """
+    check_given({**network, "vocabulary": state.get("vocabulary", given.get("vocabulary"))}, given)
+
+
 def check_same_run(state: dict[str, Any], about: dict[str, Any], options: Pretraining) -> None:
     """Checks that data, method, network and options are those of the checkpoint."""
     before, now = state.get("source"), about["source"]

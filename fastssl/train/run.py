@@ -31,12 +31,18 @@ from fastssl.train.callbacks import (
     Throughput,
 )
 from fastssl.train.gradients import check_batch
-from fastssl.train.language import build_text_method, check_text_method, open_tokens, training_span
+from fastssl.train.language import (
+    asked_vocabulary,
+    build_text_method,
+    check_text_method,
+    open_tokens,
+    training_span,
+)
 from fastssl.train.options import Pretraining, check_out, detect_launcher, is_rank_zero
 from fastssl.train.probe import OnlineProbe
 from fastssl.train.recipe import recipe
 from fastssl.train.recorded import attributes_of, check_recorded, options_of
-from fastssl.train.resuming import check_given, check_same_run, encoder_of, recipe_of
+from fastssl.train.resuming import check_network, check_same_run, encoder_of, recipe_of
 from fastssl.train.trainer import Trainer, batch_size_of, dry_run
 
 log = logging.getLogger("fastssl")
@@ -141,13 +147,15 @@ def pretrain(
             given = {"name": encoder} if isinstance(encoder, str) else encoder or {}
             chosen = {**settings.network, **given}
             if state is not None:
-                check_given(settings.network, {key: value for key, value in given.items() if key != "vocabulary"})
+                check_network(state, settings.network, given)
         if text:
             size_of = chosen.pop("vocabulary")
             if state is None:
                 check_text_method(method, chosen, source, None, method_options)
+            asked = asked_vocabulary(source, get(method), None, size_of, state)
             tokens = open_tokens(source, Path(out), get(method), vocabulary=size_of, resume=state is not None)
             method, encoder_options = build_text_method(method, chosen, tokens.tokenizer, method_options, options.seed)
+            method.asked_vocabulary = asked
             source = method.prepare(tokens, training_span(tokens, None, state))
         elif issubclass(get(method), AudioMethod):
             method, encoder_options = build_audio_method(method, chosen, method_options, options.seed)
@@ -201,6 +209,7 @@ def pretrain(
         "method_options": method_options or {},
         **attributes,
         "started_from": method.started_from,
+        "vocabulary": method.asked_vocabulary,
         "augment": repr(method.augment) if isinstance(getattr(method, "augment", None), Views) else None,
         "data": source.name,
         "source": {

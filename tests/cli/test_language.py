@@ -225,6 +225,9 @@ def test_options_of_the_other_kind_are_refused(texts: Path, tmp_path: Path) -> N
     assert "was written with its own" in run("pretrain", "gpt", *again, code=2)
     again[2:4] = ["--vocabulary", "300"]
     assert "vocabulary: " in run("pretrain", "gpt", *again, code=2)
+    for given, kind in ((["--tokenizer", "bytes"], "bytes"), (["--network", "transformer"], "bytes")):
+        wrong = run("pretrain", "gpt", *base, *given, "--vocabulary", "300", code=2)
+        assert f"vocabulary: expected none, the tokenizer '{kind}' is not trained, got 300" in wrong
     plan = run(
         "pretrain", "gpt", "--data", file, "--network", "transformer", *SHAPE, "--dry-run", "--out", tmp_path / "z"
     )

@@ -228,7 +228,8 @@ def test_options_that_contradict_the_checkpoint_name_both_values(tmp_path: Path)
         ("gpt", language, "--depth", 1, 3),
         ("gpt", language, "--network", "'transformer'", "gpt2"),
         ("gpt", language, "--held-out", "tokens [0, ", 0.5),
-        ("gpt", language, "--vocabulary", "300 tokens", 299),
+        ("gpt", language, "--vocabulary", 300, 299),
+        ("gpt", language, "--vocabulary", 300, 301),
     ):
         given = [option] if option == "--dry-run" else [option, now]
         message = call(method, "--out", out, *given, "--resume", code=2)
@@ -248,3 +249,22 @@ def test_the_length_of_a_run_by_minutes_is_kept(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path)[1]["epochs"] == epochs
     message = call("simclr", "--out", tmp_path, "--resume", "--epochs", "50", code=2)
     assert message == "minutes: the checkpoint was made with 0.01, got None; resume with the same"
+
+
+@pytest.mark.parametrize("given", (300, 2000))
+def test_the_vocabulary_of_a_run_is_that_which_was_asked_for(given: int, tmp_path: Path) -> None:
+    """Texts of few words have fewer tokens than were asked for."""
+    pytest.importorskip("tokenizers")
+    asked = ["--vocabulary", str(given)]
+    shape = ["--network", "transformer", "--tokenizer", "bpe", "--width", "16", "--depth", "1", "--heads", "2"]
+    call("gpt", *shape, *asked, "--length", "16", "--data", texts(tmp_path), "--epochs", "1", "--out", tmp_path / "run")
+    state = load_checkpoint(tmp_path / "run")[1]
+    assert state["vocabulary"] == given and (state["encoder"]["vocabulary"] < given) == (given == 2000)
+    again = ["gpt", "--out", tmp_path / "run", "--resume"]
+    for _ in range(2):  # the resumed run has recorded it, too
+        call(*again)
+        call(*again, *asked)
+    message = call(*again, "--vocabulary", "2001", code=2)
+    assert message == f"vocabulary: the checkpoint was made with {given}, got 2001; resume with the same"
+    with pytest.raises(ValueError, match=f"vocabulary: the checkpoint was made with {given}, got 2001"):
+        pretrain("gpt", texts(tmp_path), out=tmp_path / "run", resume=True, encoder={"vocabulary": 2001})
