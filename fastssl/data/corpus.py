@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import gzip
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, overload
 
@@ -20,8 +22,9 @@ from fastssl.data.source import (
     digest,
     several_texts,
 )
-from fastssl.data.storage import content
+from fastssl.data.storage import content, ending
 
+GZ = ".gz"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")  # its byte order marks
 LONGEST = 16 * 2**20  # bytes of a document: a tokenizer takes up to 200 times as much memory
 READ_ON = "or read on with U+FFFD in place of such bytes (#errors=replace)"
@@ -70,14 +73,20 @@ def known_errors(errors: str) -> str:
 
 
 def decoded(place: str, encoding: str, errors: str = "strict") -> str:
-    """The text of a whole file, without a byte order mark; with "replace", U+FFFD in place of bytes that are not of the
-    encoding.
+    """The text of a whole file, also of one that ends in ``.gz``, without a byte order mark; with "replace", U+FFFD in
+    place of bytes that are not of the encoding.
 
     Raises:
-        ValueError: an unknown encoding, or bytes that are not of it.
+        ValueError: an unknown encoding, bytes that are not of it, or a compressed file that is damaged.
     """
+    data = content(place)
+    if ending(place) == GZ:
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{place}: cannot be decompressed ({error})") from error
     try:
-        return content(place).decode(known_encoding(encoding), known_errors(errors)).removeprefix("\ufeff")
+        return data.decode(known_encoding(encoding), known_errors(errors)).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ValueError(f"{place}: {undecodable(error, encoding, error.object)}, {READ_ON}") from error
 

@@ -117,7 +117,7 @@ def open(
               ``.txt`` or ``.jsonl`` file or a folder of them (see :func:`text_corpus`), with parts where it has
               ``train`` and ``test`` files or folders, "text8:FILE", "wikitext:FOLDER",
               "glue:FOLDER" (of one of its tasks),
-              "pairs:FILE" (see :func:`text_pairs`); several, separated by commas: "sotu,glosses";
+              "pairs:FILE", "pairs:x.{de,en}" (see :func:`text_pairs`); several, separated by commas: "sotu,glosses";
             - a folder of images, of WAV files, or of ``.txt`` or ``.jsonl`` files alone, with one sub-folder per class;
               with ``train`` and ``val`` (or ``test``) in it, the split ``part``; a folder of tar shards;
             - a file: an image, a WAV file, an array of images (``.npy``), a packed file, a tar shard (or a pattern:
@@ -194,7 +194,8 @@ def _absolute(name: str) -> str:
         return ",".join(map(_absolute, listed))
     kind, root = _kind_and_root(name)
     if kind:
-        return f"{kind}:{os.path.abspath(root)}" if Path(root).exists() else name
+        there = any(map(os.path.exists, matching(root)))
+        return f"{kind}:{os.path.abspath(root)}" if there else name
     return os.path.abspath(os.path.expanduser(name))
 
 

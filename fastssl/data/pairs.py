@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from fastssl.data.columns import PAIRS, find_column
-from fastssl.data.corpus import Corpus, decoded
+from fastssl.data.corpus import GZ, Corpus, decoded
 from fastssl.data.embedded_text import ParallelCorpus
 from fastssl.data.parts import PARTS
-from fastssl.data.storage import ending, entries, is_folder, is_url, join, name_of
+from fastssl.data.storage import ending, entries, is_folder, is_url, join, matching, name_of
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
 
@@ -26,7 +26,7 @@ def part_file(folder: str | Path, part: str, suffixes: tuple[str, ...]) -> str:
         FileNotFoundError: there is none.
     """
     there = {
-        name: re.split(r"[-_.]", name.lower()) for name in sorted(entries(str(folder))) if ending(name) in suffixes
+        name: re.split(r"[-_.]", name.lower()) for name in sorted(entries(str(folder))) if _ending(name) in suffixes
     }
     known = (name for wanted in PARTS[part] for name, pieces in there.items() if wanted in pieces)
     found = next(known, None)
@@ -45,15 +45,17 @@ def text_pairs(
     encoding: str = "utf-8",
     errors: str = "strict",
 ) -> Any:
-    """Reads pairs of texts from a file, one pair per line.
+    """Reads pairs of texts from a file, one pair per line, or from two files of parallel lines.
 
     Args:
         place: path or URL of a ``.tsv`` file (without quotes), a ``.csv`` file, or a ``.jsonl`` file of objects; or a
-            folder with ``train`` and ``test`` (or ``dev``, ``valid``) in such files.
+            folder with ``train`` and ``test`` (or ``dev``, ``valid``) in such files. Of two files of parallel lines
+            (OPUS, Moses) both, the source first: "Books.de-en.{de,en}"; or a folder with ``train.de``, ``train.en``,
+            ``test.de`` and ``test.en``. All of them may end in ``.gz``.
         part: "train" or "test", of a folder.
-        source, target: the columns or keys of the two texts; None: "source" and "target", else a pair that
-            :func:`text_table` knows by its names, or, in a table whose first line has none, its two columns, without a
-            heading.
+        source, target: the columns or keys of the two texts, or the endings of parallel files in a folder; None:
+            "source" and "target", else a pair that :func:`text_table` knows by its names, or, in a table whose first
+            line has none, its two columns, without a heading.
         encoding: that of the file.
         errors: "strict": bytes that are not of the encoding are an error; "replace": they become U+FFFD.
 
@@ -62,7 +64,8 @@ def text_pairs(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line without both texts, a file of another kind, without pairs, or without a given column.
+        ValueError: a line without both texts, files of different numbers of lines, a file of another kind, without
+            pairs, or without a given column.
 
     Example:
         >>> import tempfile
@@ -75,18 +78,58 @@ def text_pairs(
     """
     file = str(place) if is_url(str(place)) else str(Path(place).expanduser())
     name = name_of(file)
-    if is_folder(file):
-        file = part_file(file, part, SUFFIXES)
-    if ending(file) not in SUFFIXES:
-        raise ValueError(f"pairs: expected a file with {', '.join(SUFFIXES)}, got {file!r}")
     given = source is not None or target is not None
     known = [(source or "source", target or "target"), *(() if given else PAIRS)]
-    lines = decoded(file, encoding, errors).split("\n")
-    pairs = list(_objects(file, lines, known) if ending(file) == ".jsonl" else _rows(file, lines, known, given))
+    sides = _sides(file, part, known[0])
+    if sides is not None:
+        pairs = _parallel(sides, [_lines(side, encoding, errors) for side in sides])
+    else:
+        if is_folder(file):
+            file = part_file(file, part, SUFFIXES)
+        if _ending(file) not in SUFFIXES:
+            raise ValueError(
+                f"pairs: expected a file with {', '.join(SUFFIXES)} (and .gz behind it), got {file!r}; two files of "
+                "parallel lines are 'pairs:x.{de,en}', the source first"
+            )
+        lines = _lines(file, encoding, errors)
+        pairs = list(_objects(file, lines, known) if _ending(file) == ".jsonl" else _rows(file, lines, known, given))
     if not pairs:
         raise ValueError(f"pairs: expected pairs of texts in {file!r}, there are none")
     sources, targets = zip(*pairs)
     return ParallelCorpus(Corpus(list(sources), name), Corpus(list(targets), name))
+
+
+def _ending(name: str) -> str:
+    """The suffix of a name, before that of a compressed file."""
+    return ending(name[: -len(GZ)] if ending(name) == GZ else name)
+
+
+def _lines(file: str, encoding: str, errors: str) -> list[str]:
+    return [line.rstrip("\r") for line in decoded(file, encoding, errors).split("\n")]
+
+
+def _sides(place: str, part: str, endings: tuple[str, str]) -> list[str] | None:
+    """The two files of parallel lines: those that a pattern names, or those of a part in a folder; None: it is one
+    file, or a folder of such."""
+    if is_folder(place):
+        suffixes = [f".{side.lower()}" for side in endings]
+        parallel = set(suffixes) & {_ending(name) for name in entries(place)}
+        return [part_file(place, part, (suffix,)) for suffix in suffixes] if parallel else None
+    files = matching(place)
+    if files == [place]:
+        return None
+    if len(files) != 2:
+        raise ValueError(f"pairs: expected two files of parallel lines, got {len(files)} by {place!r}")
+    return files
+
+
+def _parallel(files: list[str], sides: list[list[str]]) -> list[tuple[str, str]]:
+    """The pairs of lines, without those of which both are empty."""
+    counts = [len(lines) - (lines[-1] == "") for lines in sides]
+    if counts[0] != counts[1]:
+        both = " and ".join(f"{count:,} in {file!r}" for file, count in zip(files, counts))
+        raise ValueError(f"pairs: expected as many lines in both files, got {both}")
+    return [pair for pair in zip(*sides) if any(text.strip() for text in pair)]
 
 
 def _found(there: Iterable[str], known: list[tuple[str, str]]) -> tuple[str, str] | None:
@@ -112,8 +155,7 @@ def _objects(file: str, lines: list[str], known: list[tuple[str, str]]) -> Itera
 
 
 def _rows(file: str, lines: list[str], known: list[tuple[str, str]], given: bool) -> Iterator[tuple[str, str]]:
-    lines = [line.rstrip("\r") for line in lines]
-    if ending(file) == ".csv":
+    if _ending(file) == ".csv":
         rows = list(csv.reader(line + "\n" for line in lines))
     else:
         rows = [line.split("\t") for line in lines]

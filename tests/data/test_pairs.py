@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 import fastssl.data
 from fastssl.data import Corpus, ParallelCorpus, open_splits, open_tagged, text_pairs
+from fastssl.data.opening import gone
 
 PAIRS = [('say "yes"', "di «sí»"), ("a, b", "a y b"), ("tab", "tabla")]
 
@@ -67,7 +69,7 @@ def test_folders_have_parts(tmp_path: Path) -> None:
         ("a.tsv", "\n\n", "expected pairs of texts in .*, there are none"),
         ("a.jsonl", "{", "line 1: no JSON"),
         ("a.jsonl", "[1]", "line 1: expected texts under the keys source, target, got list"),
-        ("a.xml", "<a/>", r"expected a file with .tsv, .csv, .jsonl, got"),
+        ("a.xml", "<a/>", r"expected a file with .tsv, .csv, .jsonl \(and .gz behind it\), got"),
     ],
 )
 def test_bad_files_are_named(name: str, text: str, match: str, tmp_path: Path) -> None:
@@ -101,3 +103,63 @@ def test_tagged_words_have_parts(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="data: expected conll:FILE"):
             open_tagged(name)
     assert isinstance(fastssl.data.open(str(text)), Corpus) and np.all(splits.data.labels[:, 0] == -100)
+
+
+def parallel(folder: Path, stem: str, endings: tuple[str, str], zipped: bool = False) -> None:
+    """Parallel lines as OPUS has them: an empty pair, other characters that end lines elsewhere, CRLF."""
+    for k, ending in enumerate(endings):
+        lines = "\r\n".join([*(f"{pair[k]}\u2028 and\x85 more" for pair in PAIRS), "", "last"]) + "\n"
+        path = folder / f"{stem}.{ending}"
+        if zipped:
+            path.with_name(path.name + ".gz").write_bytes(gzip.compress(lines.encode()))
+        else:
+            path.write_bytes(b"\xef\xbb\xbf" + lines.encode())
+
+
+@pytest.mark.parametrize("zipped", (False, True))
+def test_files_of_parallel_lines(zipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = [*((f"{s}\u2028 and\x85 more", f"{t}\u2028 and\x85 more") for s, t in PAIRS), ("last", "last")]
+    parallel(tmp_path, "Books.en-es", ("en", "es"), zipped)
+    end = ".gz" if zipped else ""
+    monkeypatch.chdir(tmp_path)
+    for place in (f"Books.en-es.{{en,es}}{end}", f"Books.en-es.e?{end}"):
+        made = fastssl.data.open(f"pairs:{place}")
+        assert isinstance(made, ParallelCorpus) and [made.pair(k) for k in range(len(made))] == expected
+        assert made.where == f"pairs:{tmp_path / place}" and gone(made.where) is None
+    turned = text_pairs(f"Books.en-es.{{es,en}}{end}")
+    assert turned.pair(0) == expected[0][::-1]
+    assert [len(part) for part in (open_splits(made.where).train, open_splits(made.where).test)] == [3, 1]
+    (tmp_path / f"Books.en-es.en{end}").unlink()
+    assert gone(f"pairs:{tmp_path}/none.{{en,es}}") == f"{tmp_path}/none.{{en,es}}"
+    with pytest.raises(FileNotFoundError, match="Books.en-es.en"):
+        text_pairs(f"Books.en-es.{{en,es}}{end}")
+
+
+def test_folders_of_parallel_lines_have_parts(tmp_path: Path) -> None:
+    parallel(tmp_path, "train.tok", ("source", "target"), zipped=True)
+    (tmp_path / "README").write_text("no pairs")
+    with pytest.raises(FileNotFoundError, match="expected test.source in"):
+        open_splits(f"pairs:{tmp_path}")
+    parallel(tmp_path, "test", ("source", "target"))
+    task = open_splits(f"pairs:{tmp_path}")
+    assert len(task.train) == len(task.test) == 4 and task.divided
+    for stem in ("train", "dev"):
+        parallel(tmp_path, stem, ("de", "DE-AT"))
+    named = open_splits(f"pairs:{tmp_path}#source=DE-AT:target=de")
+    assert named.train.pair(1) == task.train.pair(1)[::-1]  # type: ignore[attr-defined]
+
+
+def test_parallel_lines_that_do_not_match_are_named(tmp_path: Path) -> None:
+    for name, text in (("a.de", "eins\nzwei\n"), ("a.en", "one\n"), ("a.fr", "un\ndeux\n")):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match="as many lines in both files, got 2 in '.*a.de' and 1 in '.*a.en'"):
+        text_pairs(tmp_path / "a.{de,en}")
+    with pytest.raises(ValueError, match="expected two files of parallel lines, got 3 by"):
+        text_pairs(tmp_path / "a.*")
+    with pytest.raises(ValueError, match=r"got '.*a.de'; two files of parallel lines are 'pairs:x.\{de,en\}'"):
+        text_pairs(tmp_path / "a.de")
+    (tmp_path / "b.tsv.gz").write_bytes(b"no gzip")
+    with pytest.raises(ValueError, match=r"b.tsv.gz: cannot be decompressed"):
+        text_pairs(tmp_path / "b.tsv.gz")
+    (tmp_path / "b.tsv.gz").write_bytes(gzip.compress(b"uno\tone\n"))
+    assert text_pairs(tmp_path / "b.tsv.gz").pair(0) == ("uno", "one")
