@@ -95,8 +95,8 @@ def text_columns(there: Iterable[str], where: str, given: Mapping[str, str | Non
     if text is None:
         known = f"of texts ({', '.join(SENTENCES)}) or of paths ({', '.join(PATHS)})"
         raise ValueError(
-            f"{where}: expected a column {known}, got {', '.join(columns)}; others are named: {where}#text=NAME, of "
-            "pairs #text=NAME:text_pair=NAME, of images #path=NAME"
+            f"{where}: expected a column {known}, got {', '.join(columns) or 'none'}; others are named: "
+            f"{where}#text=NAME, of pairs #text=NAME:text_pair=NAME, of images #path=NAME"
         )
     label, score = chosen.get("label"), chosen.get("score")
     if label is None and score is None:

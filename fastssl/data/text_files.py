@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastssl.data.columns import find_column, text_columns
+from fastssl.data.columns import TextColumns, find_column, text_columns
 from fastssl.data.corpus import (
     READ_ON,
     UTF16,
@@ -478,13 +478,22 @@ def hub_corpus(
     classes_of = [column for column, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)]
     plain = [column for column, kind in kinds.items() if isinstance(kind, (datasets.Value, datasets.ClassLabel))]
     roles, where = dict(given), where or name
+
+    def known(roles: Mapping[str, str]) -> TextColumns:
+        try:
+            return text_columns(plain, where, roles)
+        except ValueError as error:
+            others = [f"{column} ({type(kind).__name__})" for column, kind in kinds.items() if column not in plain]
+            more = f"; columns of other types are no texts: {', '.join(others)}" if others else ""
+            raise ValueError(f"{error}{more}") from error
+
     if not set(given) & {"label", "score"}:
-        found = text_columns(plain, where, given)
+        found = known(given)
         if found.label is None and found.score is None and classes_of:
             roles["label"] = classes_of[0]
         elif found.label is not None and str(getattr(kinds[found.label], "dtype", "")).startswith("float"):
             roles["score"] = found.label
-    columns = text_columns(plain, where, roles)
+    columns = known(roles)
     asked, classes = columns.label or columns.score, []
     labels: np.ndarray | None = None
     if asked in classes_of and columns.label is not None:

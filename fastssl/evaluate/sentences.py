@@ -53,7 +53,10 @@ def next_sentence(method: SentenceMethod, held_out: Windows, most: int = 20_000)
     """
     pairs = Windows(held_out.file, method.length, (held_out.start, held_out.stop), "pair")
     if len(pairs) < CANDIDATES:
-        raise ValueError(f"data: expected at least {CANDIDATES} pairs of consecutive sentences, got {len(pairs)}")
+        raise ValueError(
+            f"data: expected at least {CANDIDATES} pairs of consecutive sentences, got {len(pairs)}; --data names more "
+            "texts, which were not trained on"
+        )
     order = np.random.default_rng(0).permutation(len(pairs))[:most]
     order = order[: len(order) // CANDIDATES * CANDIDATES]
     windows = [item.tokens for item in pairs.items(order)]

@@ -362,6 +362,20 @@ def test_hugging_face_data_without_a_test_part_is_divided(tmp_path: Path, prefix
         open_splits(f"{prefix}{tmp_path / 'one.parquet'}")
 
 
+@pytest.mark.parametrize("named", ("", "#text=text"))
+def test_columns_of_lists_are_named(named: str, tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pa.table({"text": [["One.", "Two."]] * 3}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"expected a column .*; columns of other types are no texts: text \(\w+\)"):
+        fastssl.data.open(f"{tmp_path / 'a.parquet'}{named}")
+    parquet.write_table(pa.table({"id": [1], "translation": [{"en": "One", "de": "Eins"}]}), tmp_path / "b.parquet")
+    with pytest.raises(
+        ValueError, match=r"got id; others .*; columns of other types are no texts: translation \(\w+\)"
+    ):
+        fastssl.data.open(f"{tmp_path / 'b.parquet'}")
+
+
 def test_files_that_are_no_texts_are_not_read_as_texts(tmp_path: Path) -> None:
     for name, content in (("a.parquet", b"PAR1\x15\x04\0\0"), ("b.txt", b"\x89PNG\0\n")):
         (tmp_path / name).write_bytes(content)
