@@ -311,6 +311,23 @@ def centred_softmax(logits: Tensor, center: Tensor, *, temperature: Tensor | flo
     return torch.softmax((logits - center).detach() / temperature, -1)
 
 
+def _of_views(per_patch: Tensor, mask: Tensor) -> Tensor:
+    """[N], for each view the mean over its masked patches, of [N, P], or [M] of the masked ones alone."""
+    shape = tuple(per_patch.shape) if per_patch.dim() == 2 else None
+    if check.tensor("mask", mask).dtype != torch.bool or mask.dim() != 2 or shape not in (None, tuple(mask.shape)):
+        wanted = "[views, patches]" if shape is None else shape
+        raise ValueError(f"mask: expected booleans of shape {wanted}, got {mask.dtype} {tuple(mask.shape)}")
+    masked = mask.to(per_patch.dtype)
+    if shape is None:
+        places = mask.nonzero().T
+        if places.shape[1] != len(per_patch):
+            raise ValueError(
+                f"mask: expected {len(per_patch)} masked patches, a row of student each, got {places.shape[1]}"
+            )
+        per_patch = torch.zeros_like(masked).index_put(tuple(places), per_patch)
+    return (per_patch * masked).sum(1) / masked.sum(1).clamp(min=1)
+
+
 def dino(
     student: Tensor,
     teacher: Tensor,
@@ -325,12 +342,12 @@ def dino(
     .. math:: L = \mathrm{mean}_{v \ne w} \mathrm{mean}_i -\sum_k p^t_{wik} \log p^s_{vik}
 
     Without ``mask`` every student view is compared with every teacher view but the one of its index. With it, each
-    view is compared with itself, at the masked positions only (iBOT).
+    view is compared with itself, at the masked positions only (iBOT), whose mean is taken for each view first.
 
     Args:
         student: [V, N, K], logits of all views, the teacher's first: float32, float64, bfloat16 or float16; with
-            ``mask`` [N, P, K], those of patches.
-        teacher: [W, N, K], W <= V; with ``mask`` [N, P, K].
+            ``mask`` [N, P, K], those of patches, or [M, K], those of the M masked patches alone, in the mask's order.
+        teacher: [W, N, K], W <= V; with ``mask`` of the student's shape.
         student_temperature: > 0.
         teacher_temperature: > 0.
         mask: [N, P] booleans, patches that the student did not see.
@@ -352,8 +369,10 @@ def dino(
     for name, t in (("student", student), ("teacher", teacher)):
         if torch.float64 in (t.dtype, student.dtype, center.dtype) and not t.dtype == student.dtype == center.dtype:
             raise TypeError(f"{name}: expected student, teacher and center of one dtype where one is float64")
-        if t.dim() != 3:
+        if t.dim() != 3 and (mask is None or t.dim() != 2):
             raise ValueError(f"{name}: expected 3 dimensions, got shape {tuple(t.shape)}")
+    if mask is not None and teacher.shape != student.shape:
+        raise ValueError(f"teacher: expected shape {tuple(student.shape)} as student, got {tuple(teacher.shape)}")
     if teacher.shape[1:] != student.shape[1:] or teacher.shape[0] > student.shape[0]:
         raise ValueError(f"teacher: expected views of shape {tuple(student.shape[1:])}, got {tuple(teacher.shape)}")
     temperature = check.value("student_temperature", student_temperature, student.device, positive=True)
@@ -362,11 +381,7 @@ def dino(
     targets = centred_softmax(teacher, center, temperature=teacher_temperature)
     log_p = torch.log_softmax(student / temperature, -1)
     if mask is not None:
-        if check.tensor("mask", mask).dtype != torch.bool or mask.shape != student.shape[:2]:
-            raise ValueError(f"mask: expected booleans of shape {tuple(student.shape[:2])}, got {tuple(mask.shape)}")
-        per_patch = -(targets * log_p).sum(-1)
-        masked = mask.to(per_patch.dtype)
-        return ((per_patch * masked).sum(1) / masked.sum(1).clamp(min=1)).mean().to(dtype)
+        return _of_views(-(targets * log_p).sum(-1), mask).mean().to(dtype)
     # All pairs of views at once; those of one view with itself are taken out again.
     cross = -_product(targets.flatten(1).T, log_p.flatten(1).T) / max(student.shape[1], 1)
     own = torch.arange(teacher.shape[0], device=student.device)

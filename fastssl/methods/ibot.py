@@ -78,8 +78,8 @@ class IBOT(PatchMethod):
             raise ValueError(f"masked, share: expected a probability and two ratios that rise, got {masked}, {share}")
         super().__init__(encoder, augment or multi_crop(encoder.size), "iBOT")
         self.temperature, self.teacher_temperature = temperature, teacher_temperature
-        self.centering, self.center_momentum, self.koleo = centering, center_momentum, koleo
-        self.masked, self.share = masked, share
+        self.center_momentum, self.koleo = center_momentum, koleo
+        self.centering, self.masked, self.share = centering, masked, share
         self.token = nn.Parameter(torch.randn(encoder.dim) * 0.02)
         self.heads = IBOTHead(encoder.dim, outputs, hidden, shared=shared_head)
         self.target = TargetNetwork(nn.Sequential(encoder.network, self.heads), momentum)
@@ -91,39 +91,42 @@ class IBOT(PatchMethod):
         views = super().views(items, seed, epoch, ids)
         rows, columns = (side // self.patch for side in views[0].shape[2:])
         draws = self.uniform(seed, epoch, ids, block=1, count=2 * 17 * 4).reshape(2 * len(ids), 17, 4)
-        ratio = self.share[0] + draws[:, 0, 1] * (self.share[1] - self.share[0])
-        most = np.where(draws[:, 0, 0] < self.masked, np.rint(ratio * rows * columns), 0)
-        gone = block_masks(draws[:, 1:], most, rows, columns)
-        return [*views, torch.from_numpy(gone.reshape(len(ids), 2, rows * columns))]
+        most = np.rint((self.share[0] + draws[:, 0, 1] * (self.share[1] - self.share[0])) * rows * columns)
+        most = np.where(draws[:, 0, 0] < self.masked, most, 0)
+        return [*views, torch.from_numpy(block_masks(draws[:, 1:], most, rows, columns).reshape(len(ids), 2, -1))]
 
     def forward(self, batch: Batch) -> Tensor:
         *views, gone = batch.views
         both, mask = torch.cat(views[:2]), gone.transpose(0, 1).flatten(0, 1)
-        teacher = self.target(both).float()
-        features = self.encoder.network(both, mask, self.token)
-        student = self.heads(features).float()
-        images = [*student[:, 0].chunk(2), *(self.heads.image(self.embed(view)).float() for view in views[2:])]
-        loss = self.cross_entropy(torch.stack(images), torch.stack(teacher[:, 0].chunk(2)), self.centers[0])
-        loss = loss + self.cross_entropy(student[:, 1:], teacher[:, 1:], self.centers[1], mask)
+        features, online = self.encoder.network(both, mask, self.token), self.heads
+        fixed: IBOTHead = self.target.network[1]  # type: ignore[index]
+        student, teacher = online(features), self.target(both)
+        images = [*online.image.logits(student[:, 0]).chunk(2), *(online.image(self.embed(view)) for view in views[2:])]
+        wanted = fixed.image.logits(teacher[:, 0])
+        loss = self.cross_entropy(torch.stack(images), torch.stack(wanted.chunk(2)), self.centers[0])
+        patches = online.patch.logits(student[:, 1:][mask]), fixed.patch.logits(teacher[:, 1:][mask])
+        loss = loss + self.cross_entropy(*patches, self.centers[1], mask)
+        if self.training and self.centering == "softmax":
+            mean = fixed.patch.logits(teacher[:, 1:].mean((0, 1)))  # logits are linear: the mean of all patches' logits
+            means = all_rows(torch.stack([wanted.mean(0), mean])[None].float())[0][0]
+            self.centers.lerp_(means.mean(0), 1 - self.center_momentum)
         return loss + self.koleo * sum(F.koleo(part) for part in features.mean((2, 3)).chunk(2)) if self.koleo else loss
 
     def cross_entropy(self, student: Tensor, teacher: Tensor, center: Tensor, mask: Tensor | None = None) -> Tensor:
-        """:func:`fastssl.functional.dino` of the teacher's logits, or of their assignments, beside a moving centre."""
-        tau, known = self.teacher_temperature, center.clone()
+        """:func:`fastssl.functional.dino` of the teacher's logits, or of their assignments."""
+        student, teacher, tau = student.float(), teacher.float(), self.teacher_temperature
         if self.centering == "sinkhorn":  # a softmax of the logarithm is the assignment itself
-            rows = torch.ones_like(teacher[..., 0], dtype=torch.bool) if mask is None else mask
-            assigned = F.sinkhorn(teacher[rows], epsilon=tau).log()
-            teacher, tau, known = torch.zeros_like(teacher), 1.0, torch.zeros_like(center)
-            teacher[rows] = assigned
-        elif self.training:
-            means, _ = all_rows(teacher.flatten(0, -2).mean(0, keepdim=True))
-            center.lerp_(means[0].mean(0), 1 - self.center_momentum)
-        return F.dino(student, teacher, known, student_temperature=self.temperature, teacher_temperature=tau, mask=mask)
+            assigned = F.sinkhorn(teacher.flatten(0, -2), epsilon=tau).log()
+            teacher, tau, center = assigned.view_as(teacher), 1.0, torch.zeros_like(center)
+        options = {"student_temperature": self.temperature, "teacher_temperature": tau}
+        return F.dino(student, teacher, center, mask=mask, **options)
 
     def visualize(self, batch: Batch) -> dict[str, Tensor]:
         image, gone = batch.views[0], batch.views[-1][:, 0]
-        wanted = (self.target(image)[:, 1:] - self.centers[1]) / self.teacher_temperature
-        found = self.heads(self.encoder.network(image, gone, self.token))[:, 1:] / self.temperature
+        seen = self.encoder.network(image, gone, self.token)
+        wanted = self.target.network[1].patch.logits(self.target(image)[:, 1:])  # type: ignore[index]
+        wanted = (wanted - self.centers[1]) / self.teacher_temperature
+        found = self.heads.patch.logits(self.heads(seen)[:, 1:]) / self.temperature
         return feature_pictures(image, ~gone, wanted.softmax(2), found.softmax(2), gone)
 
     def after_step(self, progress: float) -> None:

@@ -83,12 +83,20 @@ class DINOHead(nn.Module):
         self.prototypes = nn.Linear(bottleneck, outputs, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return TF.linear(TF.normalize(self.mlp(x), dim=1), TF.normalize(self.prototypes.weight, dim=1))
+        return self.logits(self.embed(x))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Features [N, inputs] to unit embeddings [N, bottleneck]."""
+        return TF.normalize(self.mlp(x), dim=1)
+
+    def logits(self, embedded: Tensor) -> Tensor:
+        """Unit embeddings [..., bottleneck] to logits [..., K]."""
+        return TF.linear(embedded, TF.normalize(self.prototypes.weight, dim=1))
 
 
 class IBOTHead(nn.Module):
-    """iBOT's heads: a feature map to the logits of the image, of the mean of its patches, and of every patch (Zhou et
-    al. 2022).
+    """iBOT's heads: a feature map to unit embeddings of the image, of the mean of its patches, and of every patch (Zhou
+    et al. 2022). Their logits are made by ``image`` and ``patch``, of those rows alone that are compared.
 
     Args:
         inputs: features per patch.
@@ -100,7 +108,7 @@ class IBOTHead(nn.Module):
         >>> import torch
         >>> from fastssl.models.heads import IBOTHead
         >>> IBOTHead(16, 32)(torch.randn(8, 16, 2, 2)).shape
-        torch.Size([8, 5, 32])
+        torch.Size([8, 5, 64])
     """
 
     def __init__(self, inputs: int, outputs: int, hidden: int = 256, *, shared: bool = True) -> None:
@@ -108,8 +116,12 @@ class IBOTHead(nn.Module):
         self.image = DINOHead(inputs, outputs, hidden)
         self.patches = None if shared else DINOHead(inputs, outputs, hidden)
 
+    @property
+    def patch(self) -> DINOHead:
+        """The head of patches."""
+        return self.image if self.patches is None else self.patches
+
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(2).transpose(1, 2)
-        head = self.image if self.patches is None else self.patches
-        patches = head(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
-        return torch.cat([self.image(tokens.mean(1))[:, None], patches], 1)
+        patches = self.patch.embed(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+        return torch.cat([self.image.embed(tokens.mean(1))[:, None], patches], 1)

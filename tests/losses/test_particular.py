@@ -104,6 +104,27 @@ def test_dino_leaves_out_the_same_view_and_ibot_the_visible_patches() -> None:
     torch.testing.assert_close(patches, expected)
 
 
+def test_dino_of_masked_patches_alone_is_that_of_all_with_a_mask() -> None:
+    student, teacher, center = torch.randn(6, 64, 16), torch.randn(6, 64, 16), torch.randn(16)
+    mask = torch.rand(6, 64) < 0.3
+    mask[2] = False  # a view without a mask
+    student.requires_grad_()
+    whole = F.dino(student, teacher, center, mask=mask)
+    (expected,) = torch.autograd.grad(whole, student)
+    assert torch.equal(expected.abs().sum(2) > 0, mask)
+    rows = F.dino(student[mask], teacher[mask], center, mask=mask)
+    torch.testing.assert_close(rows, whole)
+    torch.testing.assert_close(torch.autograd.grad(rows, student)[0], expected)
+    none = F.dino(student[~mask][:0], teacher[~mask][:0], center, mask=mask & False)
+    assert float(none) == 0
+    with pytest.raises(
+        ValueError, match=f"mask: expected 7 masked patches, a row of student each, got {int(mask.sum())}"
+    ):
+        F.dino(student[0, :7], teacher[0, :7], center, mask=mask)
+    with pytest.raises(ValueError, match=r"teacher: expected shape \(6, 64, 16\) as student, got \(1, 64, 16\)"):
+        F.dino(student, teacher[:1], center, mask=mask)  # was the first view's teacher for all
+
+
 def test_nce_with_a_noise_distribution() -> None:
     data, noise = torch.randn(6, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
     p, q = torch.randn(6, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
