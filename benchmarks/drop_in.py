@@ -139,13 +139,15 @@ class Features(torch.nn.Sequential):
 
 
 def others(count: int) -> None:
-    """Losses of sentence-transformers, VICReg and SIGReg of lightly and triplets of a miner, in fp32."""
+    """Losses of sentence-transformers, those of lightly that compare no views, and triplets of a miner, in fp32."""
     import sentence_transformers.sentence_transformer.losses as sentence
 
     from fastssl.bench.cases import _stand_in_for_torchvision
 
     without_extras("lightly")
     _stand_in_for_torchvision()
+    from lightly.loss.hypersphere_loss import HypersphereLoss
+    from lightly.loss.koleo_loss import KoLeoLoss
     from lightly.loss.lejepa_loss import SIGReg
     from lightly.loss.vicreg_loss import VICRegLoss
     from pytorch_metric_learning.miners import TripletMarginMiner
@@ -162,6 +164,10 @@ def others(count: int) -> None:
         regularizer, x = SIGReg(), torch.randn(views, rows, size, requires_grad=True)
         return lambda: regularizer(x).backward()
 
+    def spread(loss: Any, views: int, rows: int, size: int) -> Callable[[], Any]:
+        given = [torch.randn(rows, size, requires_grad=True) for _ in range(views)]
+        return lambda: loss(*given).backward()
+
     model, y = Features(), torch.arange(512) // 4
     cached = sentence.CachedMultipleNegativesRankingLoss(model, mini_batch_size=64)
     cases = {
@@ -175,6 +181,8 @@ def others(count: int) -> None:
             backward(sentence.BatchAllTripletLoss(model), 1, 512, 384, y),
         ),
         "`VICRegLoss` of lightly, 256 x 2,048": ("lightly", vicreg(256, 2048)),
+        "`KoLeoLoss` of lightly, 2,048 x 384": ("lightly", spread(KoLeoLoss(), 1, 2048, 384)),
+        "`HypersphereLoss` of lightly, 512 x 128": ("lightly", spread(HypersphereLoss(), 2, 512, 128)),
         "`SIGReg` of lightly, 4 views x 256 x 64": ("lightly", sigreg(4, 256, 64)),
         "`SIGReg` of lightly, 8 views x 1,024 x 64": ("lightly", sigreg(8, 1024, 64)),
         "`TripletMarginMiner`, 512 x 128 (forward)": (

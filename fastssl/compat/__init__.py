@@ -25,7 +25,7 @@ import torch
 from fastssl.compat import _derivatives as derivatives
 from fastssl.compat import _dtypes as dtypes
 from fastssl.compat._peer import Around, NoLoss, NotFused, Peer, Result, Target, Traced, require_matrices
-from fastssl.compat._sizes import gathers, require_rows, require_scores
+from fastssl.compat._sizes import gathers, require_rows
 from fastssl.distributed.shards import current, outside_of_graphs, unsharded
 from fastssl.functional import _check as check
 
@@ -107,8 +107,8 @@ def patch(
         verbose: print, once per class and reason, whether a call was fused, and why not.
         exact_dtypes: run the original code for 16-bit rows and within autocast.
         min_rows: number of rows from which on calls on a GPU are fused, where launches of kernels take all of a small
-            batch's time; 0: all; None: that of each loss (docs/migrate.md), and few rows against few classes run the
-            original on a CPU.
+            batch's time; 0: all; None: that of each loss (docs/migrate.md), and few rows against few classes, or few
+            distances, run the original on a CPU.
 
     Raises:
         TypeError: ``min_rows`` is no integer.
@@ -225,8 +225,8 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
                 raise NotFused(f"{kind.__name__} {peer.unknown(kind)}")
             if not own:
                 raise NotFused(f"{owner.__name__}.{target.method} is not the library's")
-            if target.of_classes and entry.options.min_rows is None:
-                require_scores(self, (args, kwargs))
+            if target.few is not None and entry.options.min_rows is None:
+                target.few(self, (args, kwargs))
             peer.require_own(self, entry_point)
             try:
                 given = signature.bind(self, *args, **kwargs)

@@ -78,7 +78,8 @@ class Target:
             the original and ``exact_dtypes`` first, applies to all subclasses, and returns a :class:`Result`.
         family: subclasses of the same library that inherit the method unchanged.
         min_rows: number of rows on a GPU below which the library's own code is faster (see ``_sizes``).
-        of_classes: rows are compared with one vector per class: few scores of them on a CPU are the library's, too.
+        few: raises NotFused, unless ``min_rows`` is given, for a call of so little work on a CPU that the library's own
+            code takes less time (see ``_sizes``); takes the object and the other arguments.
         again: calls the original for second derivatives, with a result of the same structure as the fused function's.
         after: takes the result in the original's dtype, and the arguments by name, and returns the method's result.
         loss: the result is a loss, which :func:`fastssl.distributed.sharded` makes one of the rows of all processes.
@@ -90,7 +91,7 @@ class Target:
     probe: Callable[..., Any] | None = None
     family: tuple[str, ...] = ()
     min_rows: int = 0
-    of_classes: bool = False
+    few: Callable[[Any, Any], None] | None = None
     again: Callable[..., Any] = lambda original, *args, **kwargs: original(*args, **kwargs)
     after: Callable[[Any, Mapping[str, Any]], Any] | None = None
     loss: bool = True

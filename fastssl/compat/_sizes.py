@@ -1,5 +1,6 @@
 """Small batches on a GPU run the library's own code: a step then takes as long as the host needs to launch its kernels,
-and the library launches fewer. So do losses of few rows against few classes on a CPU: they are one small cross-entropy.
+and the library launches fewer. So do losses of few rows against few classes on a CPU, which are one small
+cross-entropy, and few distances.
 
 A loss is fused from as many rows on as its own code holds so much in one tensor that it takes longer (measured on an
 H100). Rows are those of the largest matrix that takes part: embeddings, references, weights of classes, a memory bank.
@@ -25,6 +26,7 @@ HISTOGRAMS = 512  # [N, N, bins]
 TRIPLETS = 256  # all triplets of a batch
 PAIRS_OF_PAIRS = 64  # [positive pairs, negative pairs]
 SCORES = 1 << 17  # of rows and classes, from which kernels of a CPU are faster
+DIFFERENCES = 1 << 22  # of features of two rows, likewise
 
 
 def require_rows(least: int, loss: Any, given: Any, known: Container[str]) -> None:
@@ -47,12 +49,25 @@ def require_scores(loss: Any, given: Any) -> None:
 
     ``loss`` has a matrix of one vector per class; ``given``: the other arguments.
     """
-    rows = next((t for t in tensors(given) if t.dim() == 2), None)
-    if rows is None or rows.device.type != "cpu" or _on_gpu(rows):
+    rows = _on_cpu(given)
+    if rows is None:
         return
     values = sum(t.numel() for t in loss._parameters.values() if t is not None and t.dim() == 2)
     if len(rows) * values < SCORES * rows.shape[1]:
         raise NotFused(f"fewer than {SCORES:,} scores of rows and classes on a CPU (min_rows)")
+
+
+def require_differences(loss: Any, given: Any) -> None:
+    """Likewise, with few distances of rows to each other, which the original computes one by one."""
+    rows = _on_cpu(given)
+    if rows is not None and len(rows) * rows.numel() < DIFFERENCES:
+        raise NotFused(f"fewer than {DIFFERENCES:,} differences of features on a CPU (min_rows)")
+
+
+def _on_cpu(given: Any) -> Tensor | None:
+    """The first matrix, if kernels of a CPU are those that run."""
+    rows = next((t for t in tensors(given) if t.dim() == 2), None)
+    return None if rows is None or rows.device.type != "cpu" or _on_gpu(rows) else rows
 
 
 def _on_gpu(rows: Tensor) -> bool:

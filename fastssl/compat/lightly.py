@@ -1,5 +1,5 @@
 """lightly: NT-Xent (with and without its memory bank), decoupled contrastive losses and LeJEPA's SIGReg, in one process
-or several; VICReg in one."""
+or several; VICReg, KoLeo and the hypersphere loss in one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fastssl.compat._peer import (
     require_alone,
     require_matrices,
 )
-from fastssl.compat._sizes import MATRIX
+from fastssl.compat._sizes import MATRIX, require_differences
 from fastssl.functional.gaussian import epps_pulley
 from fastssl.ops.characteristic import characteristic
 from fastssl.ops.draws import drawing_apart
@@ -38,6 +38,8 @@ KNOWN = {
     "DCLLoss": dict.fromkeys(("temperature", "weight_fn", "gather_distributed")),
     "DCLWLoss": dict.fromkeys(("temperature", "weight_fn", "gather_distributed")),
     "VICRegLoss": dict.fromkeys(("lambda_param", "mu_param", "nu_param", "gather_distributed", "eps")),
+    "KoLeoLoss": dict.fromkeys(("p", "eps", "pairwise_distance")),
+    "HypersphereLoss": dict.fromkeys(("t", "lam", "alpha")),
     "SIGReg": dict.fromkeys(("num_vectors", "gather_distributed", "t", "phi", "weights")),
     "MemoryBankModule": dict.fromkeys(("size", "gather_distributed", "feature_dim_first", "bank", "bank_ptr")),
 }
@@ -50,6 +52,8 @@ _steps: weakref.WeakKeyDictionary[Any, tuple[Any, float]] = weakref.WeakKeyDicti
 
 def targets() -> list[Target]:
     from lightly.loss.dcl_loss import DCLLoss, DCLWLoss
+    from lightly.loss.hypersphere_loss import HypersphereLoss
+    from lightly.loss.koleo_loss import KoLeoLoss
     from lightly.loss.ntx_ent_loss import NTXentLoss
     from lightly.loss.vicreg_loss import VICRegLoss
 
@@ -57,6 +61,8 @@ def targets() -> list[Target]:
         Target(NTXentLoss, "forward", _nt_xent, _probe),
         *(Target(owner, "forward", _dcl, _probe, min_rows=MATRIX) for owner in (DCLLoss, DCLWLoss)),
         Target(VICRegLoss, "forward", _vicreg, _probe),
+        Target(KoLeoLoss, "forward", _koleo, _probe_koleo, min_rows=MATRIX),
+        Target(HypersphereLoss, "forward", _hypersphere, _probe, min_rows=MATRIX, few=require_differences),
     ]
     with contextlib.suppress(ImportError):  # older versions have none
         from lightly.loss.lejepa_loss import SIGReg
@@ -196,3 +202,35 @@ def _vicreg(loss: Any, z_a: Tensor, z_b: Tensor) -> Tensor:
     if not all(plain(value) >= 0 for value in options.values()):
         raise NotFused("a negative weight or eps")
     return F.vicreg(z_a, z_b, **options)
+
+
+def _probe_koleo(original: Callable[..., Tensor], loss: Any, x: Tensor) -> Tensor:
+    return original(loss, x[:8].detach())
+
+
+def _koleo(loss: Any, x: Tensor) -> Tensor:
+    """The original's distances to the nearest rows, which are found without the [N, N] matrix."""
+    require_matrices(x)
+    require_alone()
+    if len(x) < 2:
+        raise NotFused("one row")
+    if not plain(number("eps", loss.eps, x)) >= 0:
+        raise NotFused("a negative eps")
+    rows = torch.nn.functional.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1, eps=loss.eps)
+    _, near = F.nearest(rows.detach(), None, 1, metric="dot", exclude_self=True)
+    return -(loss.pairwise_distance(rows, rows[near[:, 0]]) + loss.eps).log().mean()
+
+
+def _hypersphere(loss: Any, z_a: Tensor, z_b: Tensor) -> Tensor:
+    require_matrices(z_a, z_b)
+    require_alone()
+    if z_a.shape != z_b.shape or z_a.device != z_b.device or len(z_a) < 2:
+        raise NotFused("shapes or devices that differ, or one row")
+    if any(isinstance(v := getattr(loss, name), Tensor) and v.dim() > 0 for name in ("lam", "alpha")):
+        raise NotFused("weights that are no numbers")
+    t = number("t", loss.t, z_a)
+    views = lasting(*of_one_dtype(z_a, z_b))
+    spread = sum(F.uniformity(z, t=t) for z in views)
+    full = torch.promote_types(views[0].dtype, torch.float32)
+    x, y = (torch.nn.functional.normalize(z.to(full)) for z in views)
+    return (x - y).norm(dim=1).pow(loss.alpha).mean() + loss.lam * spread / 2.0

@@ -32,12 +32,13 @@ from fastssl.compat._peer import (
     require_matrices,
     require_values,
 )
-from fastssl.compat._sizes import HISTOGRAMS, MASKED_MATRICES, MATRIX, PAIRS_OF_PAIRS, TRIPLETS
+from fastssl.compat._sizes import HISTOGRAMS, MASKED_MATRICES, MATRIX, PAIRS_OF_PAIRS, TRIPLETS, require_scores
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, Rows
 from fastssl.functional.contrastive import sup_con, sup_con_rows
 from fastssl.functional.metric import positive_pairs
 from fastssl.functional.proxy import _against_classes, arc_penalty, margin_softmax, proxy_softmax
+from fastssl.functional.redundancy import vicreg
 from fastssl.ops.operator import result_dtype
 from fastssl.ops.pair_loss import LINEAR_CROSS_ENTROPY, SUP_CON, pair_loss
 from fastssl.ops.rows import pair_bits
@@ -97,6 +98,7 @@ KNOWN: dict[str, dict[str, Check]] = {
     "SupConLoss": _any(*_PAIRS, "temperature"),
     "TripletMarginLoss": _any(*_LOSS, "margin", "swap", "smooth_loss", "triplets_per_anchor"),
     "TupletMarginLoss": _any(*_PAIRS, "margin", "scale"),
+    "VICRegLoss": _any(*_LOSS, "invariance_lambda", "variance_mu", "covariance_v", "eps"),
     "TripletMarginMiner": _any(
         *(*_RECORDS, "distance", "margin", "type_of_triplets", "num_pos_pairs", "num_neg_pairs", "num_triplets"),
         *("avg_triplet_margin", "pos_pair_dist", "neg_pair_dist"),
@@ -152,11 +154,12 @@ def targets() -> list[Target]:
             Target(
                 *(getattr(losses, name), "compute_loss", fused, _probe),
                 min_rows=_MIN_ROWS.get(name, MATRIX),
-                of_classes=name in _OF_CLASSES,
+                few=require_scores if name in _OF_CLASSES else None,
                 again=_again,
             )
             for name, fused in table.items()
         ),
+        Target(losses.VICRegLoss, "covariance_loss", _covariance, _probe_covariance),
         Target(miners.TripletMarginMiner, "mine", _triplet_miner, _probe, loss=False),
     ]
 
@@ -198,6 +201,19 @@ def _probe(
     x, y = embeddings.detach()[rows % len(embeddings)], (rows // 2).clamp(max=classes - 1)
     others = x if ref_emb is embeddings else ref_emb.detach()[rows % len(ref_emb)]
     return original(loss, x, y, None, others, y if ref_labels is labels else y.clone())
+
+
+def _probe_covariance(original: Callable[..., Tensor], loss: Any, emb: Tensor, ref_emb: Tensor) -> Tensor:
+    return original(loss, emb[:8].detach(), ref_emb[:8].detach())
+
+
+def _covariance(loss: Any, emb: Tensor, ref_emb: Tensor) -> Tensor:
+    """Of VICReg, whose other terms take little time: the entries beside the diagonal are not gathered."""
+    require_matrices(emb, ref_emb)
+    require_alone()
+    if emb.shape != ref_emb.shape or emb.dtype != ref_emb.dtype or emb.device != ref_emb.device or len(emb) < 2:
+        raise NotFused("shapes, dtypes or devices that differ, or one row")
+    return vicreg(emb, ref_emb, invariance=0.0, variance=0.0)
 
 
 def _triplet_miner(

@@ -69,6 +69,8 @@ def test_each_loss_has_its_number_of_rows() -> None:
         "DCLLoss": 8192,
         "DCLWLoss": 8192,
         "VICRegLoss": 0,
+        "KoLeoLoss": 8192,
+        "HypersphereLoss": 8192,
         **({"SIGReg": 0} if importlib.util.find_spec("lightly.loss.lejepa_loss") else {}),
     }
     loss = pml.losses.SupConLoss()
@@ -124,6 +126,23 @@ def test_few_rows_against_few_classes_run_the_library_on_a_cpu(name: str, monkey
             assert calls.fused - before == 1
     refused = {"fewer than 240 scores of rows and classes on a CPU (min_rows)": 1}
     assert calls.original == ({} if name == "ProxyAnchorLoss" else refused)
+
+
+def test_few_distances_run_the_library_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_sizes, "DIFFERENCES", 12 * 12 * 4)
+    lightly()
+    from lightly.loss.hypersphere_loss import HypersphereLoss
+
+    fastssl.patch("lightly")
+    calls, loss = _calls("lightly", "HypersphereLoss"), HypersphereLoss()
+    for rows, fused in ((11, 0), (12, 1)):
+        before = calls.fused
+        loss(_rows(rows), _rows(rows).flip(0))
+        assert calls.fused - before == fused
+    assert calls.original == {"fewer than 576 differences of features on a CPU (min_rows)": 1}
+    with fastssl.patched("lightly", min_rows=0):
+        loss(_rows(5), _rows(5).flip(0))
+    assert calls.fused == 2
 
 
 @pytest.mark.parametrize("name", ["CosineSimilarity", "DotProductSimilarity"])

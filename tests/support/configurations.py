@@ -550,6 +550,17 @@ def losses_of_metric_learning() -> Iterator[Case]:
             yield case(name, title, change=change)
         for title, change in methods(make, tuple(inner)):
             yield case(name, title, change=change)
+    views: dict[str, tuple[int, Callable[..., Any]]] = {
+        "views": (2, lambda loss, x, r: loss(x, ref_emb=r)),
+        "the second without gradient": (2, lambda loss, x, r: loss(x, ref_emb=r.detach())),
+        "labels": (2, lambda loss, x, r: loss(x, y, ref_emb=r, ref_labels=y)),
+        "one row": (2, lambda loss, x, r: loss(x[:1], ref_emb=r[:1])),
+        "two rows": (2, lambda loss, x, r: loss(x[:2], ref_emb=r[:2])),
+        "other lengths": (2, lambda loss, x, r: loss(x, ref_emb=r[:5])),
+        "mixed dtypes": (2, lambda loss, x, r: loss(x, ref_emb=r.double())),
+    }
+    kinds = {"VICRegLoss": losses.VICRegLoss, "VICRegLoss, statistics": lambda: losses.VICRegLoss(collect_stats=True)}
+    yield from _stock("pytorch_metric_learning", kinds, views, lambda loss: ((), ("reducer",)))
 
 
 def _mined(labels: Tensor, **others: Tensor) -> Callable[..., Tensor]:
@@ -606,6 +617,8 @@ def _stock(
 
 def lightly() -> Iterator[Case]:
     from lightly.loss.dcl_loss import DCLLoss, DCLWLoss, negative_mises_fisher_weights
+    from lightly.loss.hypersphere_loss import HypersphereLoss
+    from lightly.loss.koleo_loss import KoLeoLoss
     from lightly.loss.ntx_ent_loss import NTXentLoss
     from lightly.loss.vicreg_loss import VICRegLoss
 
@@ -626,6 +639,7 @@ def lightly() -> Iterator[Case]:
         ),
     }
     kinds["VICRegLoss"] = VICRegLoss
+    kinds["HypersphereLoss"] = HypersphereLoss
     calls: dict[str, tuple[int, Callable[..., Any]]] = {
         "two views": (2, lambda loss, x, z: loss(x, z)),
         "the second without gradient": (2, lambda loss, x, z: loss(x, z.detach())),
@@ -647,6 +661,16 @@ def lightly() -> Iterator[Case]:
         return ((), ("cross_entropy",), ("memory_bank",)) if hasattr(loss, "cross_entropy") else ((),)
 
     yield from _stock("lightly", kinds, calls, parts)
+    of_one_view: dict[str, tuple[int, Callable[..., Any]]] = {
+        "a view": (1, lambda loss, x: loss(x)),
+        "keywords": (1, lambda loss, x: loss(x=x)),
+        "one row": (1, lambda loss, x: loss(x[:1])),
+        "two rows": (1, lambda loss, x: loss(x[:2])),
+        "rows of zeros": (1, lambda loss, x: loss(torch.cat([x, 0 * x[:1]]))),
+        "three dimensions": (1, lambda loss, x: loss(x[None])),
+        "a wrong argument": (1, lambda loss, x: loss(x, 3)),
+    }
+    yield from _stock("lightly", {"KoLeoLoss": KoLeoLoss}, of_one_view, lambda loss: ((), ("pairwise_distance",)))
 
 
 def open_clip() -> Iterator[Case]:
