@@ -138,7 +138,8 @@ def _settings(module: nn.Module) -> dict[str, Any]:
     return {**state, "_buffers": {k: v for k, v in module._buffers.items() if v is not None}}
 
 
-_MODULE = {*vars(nn.Module()), "_compiled_call_impl", "training"}
+# Of every module; torch.compile leaves the last one at those that it is given.
+_MODULE = {*vars(nn.Module()), "_compiled_call_impl", "training", "_is_torch_compile"}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 

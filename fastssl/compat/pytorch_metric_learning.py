@@ -876,8 +876,9 @@ def _classes(loss: Any, embeddings: Tensor, labels: Any, ref_emb: Any, ref_label
     _check_loss(loss, embeddings)
     if ref_emb is not embeddings or ref_labels is not labels or labels is None or labels.dtype != torch.int64:
         raise NotFused("references, or labels of another dtype than int64")
-    if torch.compiler.is_compiling():  # kernels refuse labels out of range, as the original's do
-        labels = labels.where(labels != IGNORED, 0)
+    if torch.compiler.is_compiling():  # labels out of range are refused when the graph runs, as the original's are
+        if type(loss).__name__ == "NormalizedSoftmaxLoss" or weight.shape[0] >= -IGNORED:  # others index by it
+            labels = labels.where(labels != IGNORED, 0)
     elif labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= weight.shape[0]):
         raise NotFused("labels out of range")
     if weight.dtype != embeddings.dtype or weight.device != embeddings.device:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor, nn
 
+from fastssl._graph import changes_once
 from fastssl.distributed.exchange import all_rows
 
 
@@ -73,7 +74,9 @@ class EmbeddingQueue(nn.Module):
 
         Raises:
             ValueError: labels that are missing or not wanted.
+            RuntimeError: a backward pass repeats the call (activation checkpointing).
         """
+        changes_once("EmbeddingQueue")
         if (labels is not None) != self.labelled:
             raise ValueError(f"labels: expected {'labels' if self.labelled else 'None'}, got {type(labels).__name__}")
         size = len(self.embeddings)

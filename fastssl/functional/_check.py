@@ -71,15 +71,37 @@ def in_range(name: str, ids: Tensor, count: int, rows: Tensor) -> tuple[Tensor, 
 
     Raises:
         ValueError: a number out of range, on a CPU.
+        RuntimeError: the same, when a graph of torch.compile or torch.export runs.
     """
-    if not ids.numel() or traced(ids):
-        return ids, rows
     if ids.is_cuda:
         return _or_unknown(ids, count, rows)
-    low, high = (int(v) for v in torch.aminmax(ids))
-    if low < 0 or high >= count:
-        raise ValueError(f"{name}: expected values in [0, {count}), got {low if low < 0 else high}")
+    among(name, ids, count)
     return ids, rows
+
+
+def among(name: str, ids: Tensor, count: int, other: int | None = None) -> None:
+    """Raises as :func:`in_range` on a CPU for a number that is neither one of ``count`` classes nor ``other``."""
+    if torch.compiler.is_compiling():
+        if torch._C._functorch.maybe_current_level() is not None:  # vmap knows no assertions: left to the kernels
+            return
+    else:
+        while torch._C._functorch.is_functorch_wrapped_tensor(ids):  # by vmap: the numbers of all its examples
+            ids = torch._C._functorch.get_unwrapped(ids)
+    if not ids.numel():
+        return
+    expected = f"{name}: expected values in [0, {count})" + ("" if other is None else f" or {other}")
+    if traced(ids):
+        known = (ids >= 0) & (ids < count)
+        torch._assert_async((known if other is None else known | (ids == other)).all(), expected)
+        return
+    low, high = (int(v) for v in torch.aminmax(ids))
+    if low >= 0 and high < count:
+        return
+    wrong = ids[(ids < 0) | (ids >= count)]
+    wrong = wrong if other is None else wrong[wrong != other]
+    if wrong.numel():
+        least = int(wrong.min())
+        raise ValueError(f"{expected}, got {least if least < 0 else int(wrong.max())}")
 
 
 def _or_unknown(ids: Tensor, count: int, rows: Tensor) -> tuple[Tensor, Tensor]:

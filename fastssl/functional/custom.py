@@ -108,6 +108,8 @@ def pair_loss(
     check.choice("score", score, ("cosine", "dot", "euclidean", "sqeuclidean", "manhattan", "chebyshev"))
     if not callable(term):
         raise TypeError(f"term: expected a function of scores and masks, got {type(term).__name__}")
+    if not isinstance(parameters, Sequence):
+        raise TypeError(f"parameters: expected a sequence of tensors, got {type(parameters).__name__}")
     for parameter in parameters:
         check.tensor("parameters", parameter)
     backend = resolve(x.device, backend, x.dtype)  # backward passes, of other threads on a GPU, have no ``with`` block

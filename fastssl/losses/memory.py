@@ -41,6 +41,7 @@ class CrossBatchMemory(nn.Module):
     Raises:
         TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device or length, or a batch of more than ``memory_size`` rows.
+        RuntimeError: a backward pass repeats the call (activation checkpointing): the memory would be another.
 
     Example:
         >>> import torch

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import fastssl.functional as F
+from fastssl._graph import changes_once
 from fastssl.functional import _check as check
 from fastssl.losses._base import Loss, Real, ViewLoss
 
@@ -30,7 +31,8 @@ class SwAVLoss(ViewLoss, function=F.swapped_prediction):
 
 
 class DINOLoss(Loss, function=F.dino):
-    """The centre of the teacher's logits is the buffer ``center``, updated by each call in training mode.
+    """The centre of the teacher's logits is the buffer ``center``, updated by each call in training mode, which
+    activation checkpointing may therefore not repeat: a RuntimeError.
 
     Args:
         prototypes: K, number of logits.
@@ -56,6 +58,8 @@ class DINOLoss(Loss, function=F.dino):
         return torch.zeros(2, 1, len(self.center)), torch.zeros(1, 1, len(self.center))
 
     def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+        if self.training:  # first: a repetition ends as soon as it has what the backward pass needs
+            changes_once(type(self).__name__)
         loss = self.call(student, teacher, mask=mask)
         if self.training:
             mean = teacher.detach().flatten(0, -2).mean(0).to(self.center)

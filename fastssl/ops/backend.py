@@ -14,7 +14,7 @@ import torch
 
 from fastssl._version import __version__
 from fastssl.ops import extension
-from fastssl.ops.gpu import no_triton
+from fastssl.ops.gpu import INTERPRETING, no_triton
 from fastssl.ops.scoped import Scoped
 
 NAMES = ("reference", "cpu", "triton")
@@ -101,6 +101,8 @@ def resolve(device: torch.device, requested: str | None, dtype: torch.dtype | No
             why = no_triton(device.index if device.type == "cuda" else None)
             if why:
                 raise RuntimeError(f"backend 'triton' is not usable: {why}")
+            if device.type != "cuda" and not INTERPRETING:
+                raise ValueError(f"backend: 'triton' computes CUDA tensors, got tensors on {device}")
             if dtype == torch.float64:
                 raise ValueError("backend: 'triton' computes float32, bfloat16 and float16, got float64")
         return name

@@ -276,3 +276,36 @@ def test_what_is_replaced_after_compilation_runs(monkeypatch: pytest.MonkeyPatch
     fastssl.unpatch()
     assert float(step(x, z)) == pytest.approx(before, rel=1e-5)
     assert calls.fused == fused
+
+
+def test_a_loss_that_is_compiled_itself_is_fused() -> None:
+    """torch.compile leaves an attribute at the module."""
+    loss, x, y = metric_learning().losses.ContrastiveLoss(), _rows(0), torch.arange(ROWS) % 4
+    wanted = loss(x, y)
+    fastssl.patch("pytorch_metric_learning")
+    calls = fastssl.patched()["pytorch_metric_learning"]["ContrastiveLoss"]
+    torch.testing.assert_close(torch.compile(loss, backend="aot_eager")(x, y), wanted)
+    torch.testing.assert_close(loss(x, y), wanted)
+    assert calls.fused >= 2 and not calls.original
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+@pytest.mark.parametrize("name", ["NormalizedSoftmaxLoss", "CosFaceLoss", "ArcFaceLoss"])
+def test_ignored_labels_are_those_of_the_library(name: str, classes: int) -> None:
+    """Losses with a margin index classes by the label first, which fails below 100 of them."""
+    loss = getattr(metric_learning().losses, name)(num_classes=classes, embedding_size=SIZE)
+    x, y = _rows(0), torch.arange(ROWS) % 10
+    y[3] = -100
+    raises = classes < 100 and name != "NormalizedSoftmaxLoss"
+    wanted = None if raises else loss(x, y)
+    if raises:
+        with pytest.raises(IndexError):
+            loss(x, y)
+    fastssl.patch("pytorch_metric_learning", min_rows=0)
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    if raises:
+        with pytest.raises(RuntimeError, match="labels: expected values in"):
+            compiled(x, y)
+    else:
+        torch.testing.assert_close(compiled(x, y), wanted)
+    assert fastssl.patched()["pytorch_metric_learning"][name].fused >= 1

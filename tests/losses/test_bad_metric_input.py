@@ -97,7 +97,7 @@ CALLS: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("angle", lambda: F.angular(X, LABELS, alpha=90), ValueError, "alpha.*90"),
     ("imbalance", lambda: F.ranked_list(X, LABELS, imbalance=2), ValueError, "imbalance.*2"),
     ("beta length", lambda: F.margin_loss(X, LABELS, beta=torch.ones(1, 2)), ValueError, r"beta.*\(1, 2\)"),
-    ("beta classes", lambda: F.margin_loss(X, LABELS + 5, beta=torch.ones(3)), ValueError, "beta.*3.*6"),
+    ("beta classes", lambda: F.margin_loss(X, LABELS + 5, beta=torch.ones(3)), ValueError, r"labels.*\[0, 3\).*6"),
     ("temperature", lambda: F.soft_nearest_neighbor(X, LABELS, temperature=0), ValueError, "temperature"),
     ("nt_xent temperature", lambda: F.multi_nt_xent(X, LABELS, temperature=-1.0), ValueError, "temperature.*-1"),
     ("views", lambda: F.dcl(X, Y[:4]), ValueError, r"z1.*6 rows.*\(4, 4\)"),
@@ -123,6 +123,12 @@ CALLS: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("exclude_self", lambda: F.farthest(X, Y, 2, exclude_self=True), ValueError, "exclude_self.*y=None"),
     ("k float", lambda: F.nearest(X, Y, 2.0), TypeError, "k: .*float"),
     ("term", lambda: F.pair_loss(X, term=None), TypeError, "term.*NoneType"),
+    (
+        "parameters",
+        lambda: F.pair_loss(X, term=lambda s, p: s, parameters=torch.tensor(0.1)),
+        TypeError,
+        "parameters: expected a sequence of tensors, got Tensor",
+    ),
     ("term shape", lambda: F.pair_loss(X, term=lambda s, p: s.sum()), ValueError, r"term.*\(6,\).*\(6, 6\).*\(\)"),
     ("term type", lambda: F.pair_loss(X, term=lambda s, p: 1.0), ValueError, "term.*float"),
     ("score", lambda: F.pair_loss(X, term=lambda s, p: s, score="l3"), ValueError, "score.*'l3'"),
@@ -287,3 +293,36 @@ def test_func_transforms_of_row_losses() -> None:
     leaf = x.clone().requires_grad_()
     (expected,) = torch.autograd.grad(F.contrastive(leaf, y), leaf)
     torch.testing.assert_close(torch.func.grad(lambda t: F.contrastive(t, y))(x), expected)
+
+
+OUT_OF_RANGE = {
+    "normalized_softmax": ("labels", lambda x, ids: F.normalized_softmax(x, Y, ids)),
+    "cos_face": ("labels", lambda x, ids: F.cos_face(x, Y, ids)),
+    "arc_face": ("labels", lambda x, ids: F.arc_face(x, Y, ids)),
+    "proxy_nca": ("labels", lambda x, ids: F.proxy_nca(x, Y, ids)),
+    "proxy_anchor": ("labels", lambda x, ids: F.proxy_anchor(x, Y, ids)),
+    "margin_loss": ("labels", lambda x, ids: F.margin_loss(x, ids, beta=torch.ones(6))),
+    "negative_sampling": ("positives", lambda x, ids: F.negative_sampling(x, Y, ids, LABELS[:, None])),
+    "negatives": ("negatives", lambda x, ids: F.negative_sampling(x, Y, LABELS, ids[:, None])),
+    "linear_cross_entropy": ("targets", lambda x, ids: F.linear_cross_entropy(x, Y, ids, ignore_index=-7)),
+    "softcap": ("targets", lambda x, ids: F.linear_cross_entropy(x, Y, ids, ignore_index=-7, softcap=3.0)),
+}
+
+
+@pytest.mark.parametrize("wrong", [6, -1, -100, 2**62])
+@pytest.mark.parametrize("name", OUT_OF_RANGE)
+def test_classes_out_of_range_are_named_wherever_the_loss_runs(name: str, wrong: int) -> None:
+    argument, loss = OUT_OF_RANGE[name]
+    ids = torch.arange(6)
+    outside = torch.where(ids == 3, wrong, ids)
+    x = torch.randn(6, 4)
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, ids), loss(x, ids))
+    with pytest.raises(ValueError, match=rf"{argument}: expected values in \[0, 6\).*got {wrong}"):
+        loss(x, outside)
+    with pytest.raises(RuntimeError, match=rf"{argument}: expected values in \[0, 6\)"):
+        compiled(x, outside)
+    if name != "softcap":  # which vmap does not know
+        with pytest.raises(ValueError, match=rf"{argument}: expected values in \[0, 6\).*got {wrong}"):
+            torch.func.vmap(loss)(x[None], outside[None])
+    torch._dynamo.reset()

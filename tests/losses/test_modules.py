@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import fastssl
 import fastssl.functional as F
 from fastssl import losses
 from fastssl._docs import complete
-from fastssl.distributed import shards
+from fastssl.distributed import EmbeddingQueue, shards
 from fastssl.losses import CircleLoss, NTXentLoss
 from fastssl.losses._base import Loss
 
@@ -286,3 +287,29 @@ def test_a_memory_after_a_validation_in_inference_mode() -> None:
         memory(torch.randn(8, 12), labels)
     with pytest.raises(TypeError, match="dtype: expected a torch.dtype or None, got str"):
         losses.CrossBatchMemory(losses.ContrastiveLoss(), 16, 32, "float32")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("name", ["DINOLoss", "CrossBatchMemory", "EmbeddingQueue"])
+def test_activation_checkpointing_does_not_change_a_state_twice(name: str, reentrant: bool) -> None:
+    x, teacher = torch.randn(2, 4, 16, requires_grad=True), torch.randn(1, 4, 16)
+    queue, memory = EmbeddingQueue(16, 16), losses.CrossBatchMemory(losses.ContrastiveLoss(), 16, 32)
+    centre = losses.DINOLoss(16)
+
+    def enqueued(x: Tensor) -> Tensor:
+        queue.push(x[0].detach())
+        return F.info_nce(x[0], x[1], queue.filled()[0])
+
+    call = {
+        "DINOLoss": lambda x: centre(x, teacher),
+        "CrossBatchMemory": lambda x: memory(x.flatten(0, 1), torch.arange(8) % 2),
+        "EmbeddingQueue": enqueued,
+    }[name]
+    loss = checkpoint(call, x, use_reentrant=reentrant)
+    states = [copy.deepcopy(m.state_dict()) for m in (queue, memory, centre)]
+    with pytest.raises(RuntimeError, match="expected a call outside of activation checkpointing"):
+        loss.backward()
+    for module, state in zip((queue, memory, centre), states):
+        torch.testing.assert_close(module.state_dict(), state, rtol=0, atol=0)
+    centre.eval()  # which changes nothing
+    checkpoint(lambda x: centre(x, teacher), x, use_reentrant=reentrant).backward()

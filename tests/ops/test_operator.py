@@ -214,6 +214,14 @@ def test_other_devices_get_the_reference_with_one_warning(monkeypatch: pytest.Mo
     assert backend.resolve(cuda, None, torch.bfloat16) == "triton"
 
 
+def test_tritons_kernels_take_tensors_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = importlib.import_module("fastssl.ops.backend")
+    monkeypatch.setattr(backend, "no_triton", lambda _: "")
+    monkeypatch.setattr(backend, "INTERPRETING", False)
+    with pytest.raises(ValueError, match="backend: 'triton' computes CUDA tensors, got tensors on cpu"):
+        F.nt_xent(torch.randn(4, 8), torch.randn(4, 8), backend="triton")
+
+
 def test_environment_forces_instruction_set_and_backend() -> None:
     code = "import fastssl; print(fastssl.instruction_set(), fastssl.info()['forced_backend'])"
     environment = {"FASTSSL_ISA": "portable", "FASTSSL_BACKEND": "reference", "PATH": "/usr/bin:/bin"}
