@@ -24,7 +24,7 @@ import torch
 
 from fastssl.compat import _derivatives as derivatives
 from fastssl.compat import _dtypes as dtypes
-from fastssl.compat._peer import Around, NoLoss, NotFused, Peer, Result, Target, Traced, require_matrices
+from fastssl.compat._peer import Around, NoLoss, NotFused, Peer, Result, Target, Traced, kind_of, require_matrices
 from fastssl.compat._sizes import gathers, require_rows
 from fastssl.distributed.shards import current, outside_of_graphs, unsharded
 from fastssl.functional import _check as check
@@ -220,7 +220,7 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
                 found: Result = target.fused(original, entry.options.exact_dtypes, self, *args, **kwargs)
                 count(found.reason)
                 return found.value
-            kind = type(self)
+            kind = kind_of(self)
             if kind is not owner and not (kind.__name__ in family and kind.__module__.split(".")[0] == peer.package):
                 raise NotFused(f"{kind.__name__} {peer.unknown(kind)}")
             if not own:

@@ -138,14 +138,25 @@ def _settings(module: nn.Module) -> dict[str, Any]:
     return {**state, "_buffers": {k: v for k, v in module._buffers.items() if v is not None}}
 
 
-# Of every module; torch.compile leaves the last one at those that it is given.
-_MODULE = {*vars(nn.Module()), "_compiled_call_impl", "training", "_is_torch_compile"}
+# Of every module; torch.compile and fully_shard leave the last ones, and those that begin with _COMPOSED.
+_MODULE = {
+    *(*vars(nn.Module()), "_compiled_call_impl", "training"),
+    *("_is_torch_compile", "_is_fsdp_managed_module", "_fsdp_use_orig_params"),
+}
+_COMPOSED = "__composable_api_state_key"
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def hooks(module: nn.Module) -> bool:
     state = vars(module)
     return any(state.get(name) for name in _HOOKS)
+
+
+def kind_of(given: Any) -> type:
+    """The class of an object; of one that fully_shard was given, which has a class of its own, the class before."""
+    kind = type(given)
+    first = kind.__bases__[0]
+    return kind.__bases__[1] if first.__name__ == "FSDPModule" and first.__module__.startswith("torch.") else kind
 
 
 def _is_of(package: types.ModuleType, function: object) -> bool:
@@ -240,7 +251,7 @@ class Peer:
         ``entry``: class and name of the patched method of the call, if the object is the one called: its hooks run
         anyway, and later wrappers of the method, on the class or on the object, have already run.
         """
-        kind = type(given)
+        kind = kind_of(given)
         known = self.known.get(kind.__name__)
         if known is None:
             raise NotFused(f"{kind.__name__} {self.unknown(kind)}")
@@ -250,7 +261,9 @@ class Peer:
             raise NotFused(f"{kind.__name__} has hooks")
         for names in (state, state.get("_parameters", ()), state.get("_buffers", ()), state.get("_modules", ())):
             for name in names:
-                if (name in _MODULE or (entry is not None and name == entry[1])) and names is state:
+                if names is state and (name in _MODULE or name.startswith(_COMPOSED)):
+                    continue
+                if names is state and entry is not None and name == entry[1]:
                     continue
                 if name not in known:
                     raise NotFused(f"{kind.__name__} has a user-defined attribute {name!r}")

@@ -19,6 +19,7 @@ from fastssl.compat._peer import (
     Peer,
     Target,
     default,
+    kind_of,
     lasting,
     number,
     plain,
@@ -180,7 +181,7 @@ def _step_of(loss: Any) -> float:
     grid = (loss.t, loss.phi, loss.weights)
     known = tuple((id(part), part._version) for part in grid)
     if loss not in _steps or _steps[loss][0] != known:
-        own = type(loss)(knots=len(loss.t), t_max=float(loss.t[-1]), num_vectors=1)
+        own = kind_of(loss)(knots=len(loss.t), t_max=float(loss.t[-1]), num_vectors=1)
         same = all(torch.equal(a, b.float().cpu()) for a, b in zip((own.t, own.phi, own.weights), grid))
         _steps[loss] = known, float(loss.t[1]) if same else 0.0
     if not _steps[loss][1]:

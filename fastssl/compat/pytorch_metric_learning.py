@@ -25,6 +25,7 @@ from fastssl.compat._peer import (
     Peer,
     Target,
     default,
+    kind_of,
     lasting,
     number,
     plain,
@@ -180,8 +181,8 @@ def _again(original: Callable[..., LossDict], loss: Any, embeddings: Tensor, lab
     losses = original(loss, embeddings, labels, *rest)
     for name, entry in losses.items():
         kinds = ["pos_pair", "neg_pair", "triplet"]
-        kinds += ["element"] if type(loss).__name__ == "MarginLoss" else []  # the regularisation of a beta per class
-        if entry["reduction_type"] in kinds and type(loss).__name__ != "AngularLoss":
+        kinds += ["element"] if kind_of(loss).__name__ == "MarginLoss" else []  # the regularisation of a beta per class
+        if entry["reduction_type"] in kinds and kind_of(loss).__name__ != "AngularLoss":
             entry["losses"] = _reducer(loss, name)({name: entry}, embeddings, labels)
     return losses
 
@@ -261,9 +262,9 @@ def _check_loss(loss: Any, embeddings: Tensor) -> None:
         raise NotFused("a handful of rows")
     method = vars(loss).get("loss_method")
     if method is not None:
-        wanted = "mat_based_loss" if type(loss).__name__ in _BY_MATRIX else "pair_based_loss"
+        wanted = "mat_based_loss" if kind_of(loss).__name__ in _BY_MATRIX else "pair_based_loss"
         # Not ``method != loss.wanted``, which torch.compile takes for true of a loss within another module.
-        own = getattr(method, "__self__", None) is loss and method.__func__ is getattr(type(loss), wanted)
+        own = getattr(method, "__self__", None) is loss and method.__func__ is getattr(kind_of(loss), wanted)
         if not own:
             raise NotFused("another loss_method than the library's")
     parts = [loss.distance, loss.reducer]
@@ -877,7 +878,7 @@ def _classes(loss: Any, embeddings: Tensor, labels: Any, ref_emb: Any, ref_label
     if ref_emb is not embeddings or ref_labels is not labels or labels is None or labels.dtype != torch.int64:
         raise NotFused("references, or labels of another dtype than int64")
     if torch.compiler.is_compiling():  # labels out of range are refused when the graph runs, as the original's are
-        if type(loss).__name__ == "NormalizedSoftmaxLoss" or weight.shape[0] >= -IGNORED:  # others index by it
+        if kind_of(loss).__name__ == "NormalizedSoftmaxLoss" or weight.shape[0] >= -IGNORED:  # others index by it
             labels = labels.where(labels != IGNORED, 0)
     elif labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= weight.shape[0]):
         raise NotFused("labels out of range")
@@ -909,7 +910,7 @@ def _weight_of(loss: Any, embeddings: Tensor) -> Tensor:
     _check_loss(loss, embeddings)
     if not isinstance(loss.W, Tensor) or loss.W.dim() != 2 or len(loss.W) != embeddings.shape[1]:
         raise NotFused("weights of another shape")
-    if type(loss).__name__ != "NormalizedSoftmaxLoss" and loss.num_classes != loss.W.shape[1]:
+    if kind_of(loss).__name__ != "NormalizedSoftmaxLoss" and loss.num_classes != loss.W.shape[1]:
         raise NotFused("weights of other classes than num_classes")
     if loss.W.dtype != embeddings.dtype or loss.W.device != embeddings.device:
         loss.cast_types(embeddings.dtype, embeddings.device)

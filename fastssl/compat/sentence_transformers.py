@@ -23,6 +23,7 @@ from fastssl.compat._peer import (
     Peer,
     Target,
     default,
+    kind_of,
     lasting,
     number,
     plain,
@@ -193,7 +194,7 @@ def _all_triplets(loss: Any, labels: Tensor, embeddings: Tensor) -> Tensor:
 
 def _distance(loss: Any) -> tuple[float, bool]:
     """The sign with which larger means farther, and whether rows are normalised."""
-    known = sys.modules[type(loss).__module__].BatchHardTripletLossDistanceFunction
+    known = sys.modules[kind_of(loss).__module__].BatchHardTripletLossDistanceFunction
     function = loss.distance_metric
     if PEER.is_own(function) and function in (known.euclidean_distance, known.cosine_distance):
         return (1.0, False) if function is known.euclidean_distance else (-1.0, True)

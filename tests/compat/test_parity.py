@@ -102,6 +102,11 @@ def test_patched_losses_in_two_processes(library: str, tmp_path: Path) -> None:
     run_world(drop_in_processes.worker, 2, tmp_path, library)
 
 
+def test_patched_losses_of_sharded_parameters_are_fused(tmp_path: Path) -> None:
+    package("pytorch_metric_learning")  # or skip
+    run_world(drop_in_processes.fully_sharded_worker, 2, tmp_path)
+
+
 def test_patched_metric_losses_within_sharded(tmp_path: Path) -> None:
     """SupCon saw the rows of all processes and took the mean of its own, all others saw their own rows alone."""
     package("pytorch_metric_learning")  # or skip

@@ -266,3 +266,52 @@ def language_worker(rank: int) -> None:
     fastssl.unpatch()
     dist.barrier()
     dist.destroy_process_group()
+
+
+class Trained(torch.nn.Module):
+    """A network and its loss."""
+
+    def __init__(self, loss: Any) -> None:
+        super().__init__()
+        self.net, self.loss = torch.nn.Linear(D, D), loss
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        result: Tensor = self.loss(self.net(x), labels)
+        return result
+
+
+def fully_sharded_worker(rank: int) -> None:
+    """Patched losses whose parameters are sharded (FSDP2), alone or with the network before them: fused."""
+    from pytorch_metric_learning import losses
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    dist.init_process_group("gloo")
+    mesh, classes = init_device_mesh("cpu", (2,)), 12
+    x, labels = torch.randn(2, N, D, generator=torch.Generator().manual_seed(0)), torch.arange(N) % 3
+    makers: dict[str, Callable[[], Any]] = {
+        "ArcFaceLoss": lambda: losses.ArcFaceLoss(classes, D),
+        "NormalizedSoftmaxLoss": lambda: losses.NormalizedSoftmaxLoss(classes, D),
+        "ProxyAnchorLoss": lambda: losses.ProxyAnchorLoss(classes, D),
+        "SupConLoss": losses.SupConLoss,
+        "MarginLoss": lambda: losses.MarginLoss(learn_beta=True, num_classes=3),
+    }
+    for name, make in makers.items():
+        for alone in (True, False):
+            results = []
+            for patched in (False, True):
+                torch.manual_seed(1)
+                model = Trained(make())
+                if alone:
+                    fully_shard(model.loss, mesh=mesh)
+                fully_shard(model, mesh=mesh)
+                if patched:
+                    fastssl.patch("pytorch_metric_learning", min_rows=0)
+                loss = model(x[rank], labels)
+                loss.backward()
+                results.append([loss.detach(), *(p.grad.full_tensor() for p in model.parameters())])
+            calls = fastssl.patched()["pytorch_metric_learning"][name]
+            assert calls.fused == 1, (name, alone, calls)
+            fastssl.unpatch()
+            torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5, msg=f"{name}, {alone}")
+    dist.destroy_process_group()
