@@ -20,6 +20,7 @@ from fastssl.distributed.rows import PAIRWISE, ROW_LOSS, Columns, columns_of, ro
 from fastssl.distributed.shards import Shards, current
 from fastssl.functional import _check as check
 from fastssl.functional import _slopes as slopes
+from fastssl.functional._sums import sum_of
 from fastssl.ops import dispatch, get_memory_budget
 from fastssl.ops.backend import resolve
 from fastssl.ops.operator import result_dtype
@@ -307,17 +308,6 @@ def mean(total: Tensor, count: Tensor | float) -> Tensor:
     return total / max(count, 1)
 
 
-SERIAL = 1 << 14  # values that torch sums on one thread
-
-
-def sum_of(values: Tensor) -> Tensor:
-    """The sum of a vector, in an order that no number of threads changes."""
-    if values.device.type != "cpu" or check.traced(values) or len(values) <= SERIAL:
-        return values.sum()
-    whole = len(values) // SERIAL * SERIAL
-    return values[:whole].reshape(-1, SERIAL).sum(1).sum() + values[whole:].sum()
-
-
 def reduce_rows(values: Tensor, counted: Tensor | None, reduction: str) -> Tensor:
     """Rows that do not count contribute 0, and do not count in the mean; with "active" those do that are above 0."""
     if reduction == "active":
@@ -352,5 +342,5 @@ def softplus_per_positive(
     check.reduction(reduction)
     if reduction in ("mean", "active"):  # a softplus is above 0, but where no negative is, and may be rounded to 0
         counted = rows.positives if reduction == "mean" else torch.where(rows.negatives > 0, rows.positives, 0)
-        return pairs.result(mean(rows.total.sum(), counted.sum()))
+        return pairs.result(mean(sum_of(rows.total), counted.sum()))
     return pairs.result(reduce_rows(rows.total, None, reduction))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fastssl._table import RowLoss
+from fastssl.functional._sums import by_row
 from fastssl.ops.reference import rows as reference
 from fastssl.ops.types import Relation
 
@@ -62,7 +63,7 @@ def attach(
         if slopes is None:
             slopes = _from_scores(loss, out, numbers, place, relation, upper, row_value, sweep)
         for k, slope in slopes.items():
-            columns[k] = columns[k] + slope * moving
+            columns[k] = columns[k] + slope * by_row(moving, len(columns[k]))
     return columns
 
 

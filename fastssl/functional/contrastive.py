@@ -41,6 +41,7 @@ from fastssl.functional._row_terms import (
     spread,
     weighted_sums,
 )
+from fastssl.functional._sums import by_row
 from fastssl.functional.distance import nearest
 from fastssl.ops.operator import result_dtype
 from fastssl.ops.pair_loss import DCL, INFO_NCE, NT_XENT, SUP_CON, PairLoss
@@ -659,7 +660,7 @@ def dcl(
         spread = check.inverse(check.value("sigma", sigma, z0.device, positive=True))
         cosine = products(rows_in_full(z0, True), rows_in_full(z1, True)).to(values.dtype).repeat(2)
         weight = 2 - _softmax_over_rows(cosine.detach() * spread)
-        values = values + (1 - weight) * scale * cosine
+        values = values + (1 - weight) * by_row(scale, len(cosine)) * cosine
     counted = torch.zeros_like(values, dtype=torch.bool) if alone else None
     return reduce_rows(values, counted, reduction).to(result_dtype(z0))
 
@@ -721,8 +722,9 @@ def rince(
         reduction="none",
         backend=backend,
     )
+    scale, power = (by_row(v, len(others)) for v in (scale, power))
     score = scale * products(rows_in_full(z0, True), rows_in_full(z1, True)).repeat(2)
-    log_weight = weight.double().log() if isinstance(weight, Tensor) else math.log(weight)
+    log_weight = by_row(weight.double().log(), len(others)) if isinstance(weight, Tensor) else math.log(weight)
     values = torch.exp(power * score) * torch.expm1(power * (softplus(others.double() - score) + log_weight)) / power
     return reduce_rows(values, None, reduction).to(result_dtype(z0))
 
@@ -773,6 +775,7 @@ def hard_negative_nt_xent(
     rows = pairs.reduce(LogSumExps(weighted, weights), metric=Metric.dot, normalize=True)
     counted = rows.negatives > 0
     zero = torch.zeros_like(rows.first)
+    scale, tau_plus = (by_row(v, len(zero)) for v in (scale, tau_plus))
     positive = cosine.to(zero.dtype) * scale
     harder = torch.where(counted, rows.first - rows.second, zero)
     # Everything relative to the positive's exponential: log(1 + N g / e^s) loses nothing where the loss is small.
@@ -848,7 +851,11 @@ def alignment(
     alpha = check.value("alpha", alpha, z0.device, positive=True)
     difference = rows_in_full(z0, True) - rows_in_full(z1, True)
     plain = not isinstance(alpha, Tensor) and alpha == 2
-    rows = difference.square().sum(1) if plain else torch.linalg.vector_norm(difference, dim=1) ** alpha
+    rows = (
+        difference.square().sum(1)
+        if plain
+        else torch.linalg.vector_norm(difference, dim=1) ** by_row(alpha, len(difference))
+    )
     return reduce_rows(rows, None, "mean")
 
 

@@ -9,7 +9,8 @@ from torch.utils.checkpoint import checkpoint
 from fastssl.distributed.exchange import gather, layout
 from fastssl.distributed.shards import Group, current, shardable
 from fastssl.functional import _check as check
-from fastssl.functional._pairs import everywhere, once, sum_of
+from fastssl.functional._pairs import everywhere, once
+from fastssl.functional._sums import sum_of
 from fastssl.ops.characteristic import characteristic
 from fastssl.ops.extension import get_memory_budget
 from fastssl.ops.operator import is_transformed, result_dtype

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from fastssl.distributed.shards import Group, current, shardable, unsharded
 from fastssl.functional import _check as check
-from fastssl.functional._pairs import everywhere, reduce_rows, sum_of
+from fastssl.functional._pairs import everywhere, reduce_rows
 from fastssl.functional._row_terms import is_zero, products, weighted_sum
+from fastssl.functional._sums import by_row, sum_of
 from fastssl.functional.custom import pair_loss as pair_loss_by_strips
 from fastssl.ops.operator import result_dtype
 from fastssl.ops.pair_loss import LINEAR_CROSS_ENTROPY, pair_loss
@@ -191,7 +192,7 @@ class _Options:
 
     def combine(self, lse: Tensor, own: Tensor, mean: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Rows of the loss and of the z-loss: from log-sums, the targets' logits and the (weighted) mean logit."""
-        entropy, penalty = lse - own, self.z_loss * lse.square()
+        entropy, penalty = lse - own, by_row(self.z_loss, len(lse)) * lse.square()
         if self.class_weights is not None:
             entropy = self.weights_of(targets) * entropy
         if is_zero(self.smoothing):  # else a class whose bias is -inf would have a share: 0 times its logit
@@ -200,7 +201,8 @@ class _Options:
         if self.class_weights is not None:
             c = self.class_weights.to(lse.dtype)[:, None]
             share = weighted_sum(torch.ones_like(c[:, 0]), c) / len(c) * lse
-        return (1 - self.smoothing) * entropy + self.smoothing * (share - mean), penalty
+        smoothing = by_row(self.smoothing, len(lse))
+        return (1 - smoothing) * entropy + smoothing * (share - mean), penalty
 
     def of_scores(
         self,

@@ -26,6 +26,7 @@ from fastssl.functional._pairs import (
     softplus_per_positive,
 )
 from fastssl.functional._row_terms import rows_in_full
+from fastssl.functional._sums import by_row, sum_of
 from fastssl.functional.distance import pairwise_distance
 from fastssl.ops.reference.common import softplus
 from fastssl.ops.statistics import (
@@ -98,10 +99,10 @@ def contrastive(
     )
     if reduction == "active":
         return pairs.result(
-            mean(rows.positive.sum(), rows.positive_active.sum().detach())
-            + mean(rows.negative.sum(), rows.negative_active.sum().detach())
+            mean(sum_of(rows.positive), rows.positive_active.sum().detach())
+            + mean(sum_of(rows.negative), rows.negative_active.sum().detach())
         )
-    total = (rows.positive + rows.negative).sum()
+    total = sum_of(rows.positive + rows.negative)
     n = embeddings.shape[0]
     count: Tensor | float = n * (n - 1) / 2 if pairs.within else (rows.positives + rows.negatives).sum()
     if pairs.columns is not None and ref_emb is None:
@@ -163,14 +164,16 @@ def triplet(
         return _listed_triplets(pairs, indices_tuple, margin, squared, smooth, normalize, reduction, mining)
     if mining == "hard":
         rows = pairs.reduce(HardestPair(1), metric=metric, normalize=normalize)
-        z = torch.where(rows.complete, rows.positive - rows.negative, torch.zeros_like(rows.positive)) + margin
+        z = torch.where(rows.complete, rows.positive - rows.negative, torch.zeros_like(rows.positive)) + by_row(
+            margin, len(rows.positive)
+        )
         terms = torch.where(rows.complete, softplus(z) if smooth else z.clamp(min=0), torch.zeros_like(z))
-        total, count = terms.sum(), rows.complete.sum()
+        total, count = sum_of(terms), rows.complete.sum()
         active = (rows.complete & (z > 0)).sum()
     else:
         triplets = Triplets(1, margin, smooth) if mining == "all" else SemihardTriplets(1, margin)
         rows = pairs.reduce(triplets, metric=metric, normalize=normalize)
-        total, active = rows.total.sum(), rows.active.sum().detach()
+        total, active = sum_of(rows.total), rows.active.sum().detach()
         per_row = rows.negatives if mining == "all" else (rows.negatives > 0).to(rows.negatives.dtype)
         count = (rows.positives * per_row).sum()
     if reduction == "sum":
@@ -194,11 +197,11 @@ def _listed_triplets(
     metric = "sqeuclidean" if squared else "euclidean"
     d = pairwise_distance(pairs.x, pairs.y, metric=metric, normalize=normalize, backend=pairs.backend)
     a, p, n = (t.to(d.device) for t in indices)
-    z = d[a, p] - d[a, n] + margin
+    z = d[a, p] - d[a, n] + by_row(margin, len(a))
     terms = softplus(z) if smooth else z.clamp(min=0)
     if reduction == "sum":
-        return terms.sum()
-    return mean(terms.sum(), float((z > 0).sum()) if reduction == "active" and not smooth else float(len(z)))
+        return sum_of(terms)
+    return mean(sum_of(terms), float((z > 0).sum()) if reduction == "active" and not smooth else float(len(z)))
 
 
 @shardable
@@ -245,7 +248,7 @@ def lifted_structure(
         normalize=normalize,
         row_value=by_column,
     )
-    total = mean(rows.total.sum(), rows.positives.sum())  # both orders of a pair stand above and below
+    total = mean(sum_of(rows.total), rows.positives.sum())  # both orders of a pair stand above and below
     return pairs.result(total / 2 if squared else total)
 
 
@@ -547,7 +550,7 @@ def margin_loss(
         if ids.device.type == "cpu":
             check.among("labels", ids, len(beta))
         there = ids.clamp(0, len(beta) - 1)
-        per_row = torch.where(ids == there, beta[there], float("nan"))  # on a GPU nothing is read back
+        per_row = torch.where(ids == there, beta.index_select(0, there), float("nan"))  # on a GPU nothing is read back
     else:
         value = check.value("beta", beta, embeddings.device)
         per_row = (
@@ -559,11 +562,11 @@ def margin_loss(
         normalize=check.flag("normalize", normalize),
         row_value=per_row.to(embeddings.device),
     )
-    total = (rows.positive + rows.negative).sum()
+    total = sum_of(rows.positive + rows.negative)
     active = (rows.positive_active + rows.negative_active).sum().detach()
     total = everywhere(total) if reduction == "sum" else mean(total, active)
     if isinstance(nu, Tensor) or nu:
-        total = total + once(nu) * mean(per_row.to(total.dtype).sum(), n)
+        total = total + once(nu) * mean(sum_of(per_row.to(total.dtype)), n)
     return pairs.result(total)
 
 
@@ -760,5 +763,6 @@ def ranked_list(
         constant=1e-5 * pairs.partners,
     )
     rows = pairs.reduce(ranked, metric=Metric.euclidean, normalize=check.flag("normalize", normalize))
+    imbalance = by_row(imbalance, len(rows.positive))
     values = (1 - imbalance) * rows.positive + imbalance * rows.negative
     return pairs.result(reduce_rows(values, None, check.reduction(reduction)))

@@ -13,6 +13,7 @@ from fastssl.distributed.shards import Group, current, shardable
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, reduce_rows
 from fastssl.functional._row_terms import products, rows_in_full
+from fastssl.functional._sums import by_row, sum_of
 from fastssl.ops.operator import result_dtype
 from fastssl.ops.pair_loss import LINEAR_CROSS_ENTROPY, MARGIN_SOFTMAX, PairLoss, pair_loss
 from fastssl.ops.reference.common import softplus
@@ -53,7 +54,7 @@ def _softmax(pairs: Pairs, loss: PairLoss, scale: Tensor | float, reduction: str
 
 def margin_softmax(pairs: Pairs, scale: Tensor | float, penalty: Tensor | float) -> Tensor:
     """[N]: softplus(lse over the other classes - the target's logit + penalty), cross-entropy with a smaller logit."""
-    return softplus(_softmax(pairs, MARGIN_SOFTMAX, scale, "none") + penalty)
+    return softplus(_softmax(pairs, MARGIN_SOFTMAX, scale, "none") + by_row(penalty, len(pairs.x)))
 
 
 @shardable
@@ -164,7 +165,7 @@ def arc_face(
 def arc_penalty(pairs: Pairs, scale: Tensor | float, margin: Tensor | float) -> Tensor:
     """[N]: by how much the target's logit falls where ``margin`` is added to its angle."""
     cosine = _own_cosine(pairs)
-    return scale * (cosine - arc_margin(cosine, margin))
+    return by_row(scale, len(cosine)) * (cosine - arc_margin(cosine, margin))
 
 
 def arc_margin(cosine: Tensor, margin: Tensor | float) -> Tensor:
@@ -178,7 +179,7 @@ def arc_margin(cosine: Tensor, margin: Tensor | float) -> Tensor:
         m = margin.to(device=cosine.device, dtype=torch.float64)
         limit = math.pi - m.detach()
         inside = (cosine >= limit.clamp(0, math.pi).cos()) & (limit >= 0)
-        c, s, margin = (t.to(cosine.dtype) for t in (m.cos(), m.sin(), m))
+        c, s, margin = (by_row(t.to(cosine.dtype), len(cosine)) for t in (m.cos(), m.sin(), m))
     else:  # without operations on tensors of one element: a small call is made of little else
         inside = cosine >= (math.cos(min(math.pi - margin, math.pi)) if margin <= math.pi else math.inf)
         c, s = math.cos(margin), math.sin(margin)
@@ -274,5 +275,5 @@ def proxy_anchor(
         every = replicate(shards, sums[None], [1] * shards.size)
         none = torch.isinf(every).all(0)
         sums = every.masked_fill(none, 0).logsumexp(0).masked_fill(none, -math.inf)
-    positive = softplus(sums[0]).sum() / (counts > 0).sum().clamp(min=1)
-    return pairs.result(positive + softplus(sums[1]).sum() / max(1, proxies.shape[0]))
+    positive = sum_of(softplus(sums[0])) / (counts > 0).sum().clamp(min=1)
+    return pairs.result(positive + sum_of(softplus(sums[1])) / max(1, proxies.shape[0]))

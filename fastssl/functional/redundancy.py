@@ -14,6 +14,7 @@ from fastssl.distributed.exchange import gather, layout
 from fastssl.distributed.shards import Group, current, shardable, unsharded
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import everywhere, once
+from fastssl.functional._sums import sum_of
 from fastssl.ops.reference.common import unit
 from fastssl.ops.types import least_length
 
@@ -68,7 +69,7 @@ def barlow_twins(
     a, b = (z / (everywhere(z.square().sum(0), by_rows=True) / n + eps).sqrt() for z in centred)
     c = everywhere(_product(a, b)) / n
     diagonal = c.diagonal()
-    return (1 - diagonal).square().sum() + once(lambd) * (c.square().sum() - diagonal.square().sum())
+    return (1 - diagonal).square().sum() + once(lambd) * (sum_of(c.square()) - diagonal.square().sum())
 
 
 @shardable
@@ -171,8 +172,8 @@ def vicreg(
     off_diagonal = z0.new_zeros(())
     for z in centred:
         c = everywhere(_product(z, z)) / (n - 1)
-        off_diagonal = off_diagonal + (c.square().sum() - c.diagonal().square().sum()) / d
-    distance = everywhere((z0 - z1).square().sum()) / (n * d)
+        off_diagonal = off_diagonal + (sum_of(c.square()) - c.diagonal().square().sum()) / d
+    distance = everywhere(sum_of((z0 - z1).square())) / (n * d)
     return weights[0] * distance + weights[1] * spread + weights[2] * off_diagonal
 
 
@@ -197,7 +198,7 @@ def negative_cosine_similarity(prediction: Tensor, target: Tensor, *, reduction:
     rows = -(p * t).sum(1)
     if check.reduction(reduction, active=False) == "none":
         return rows
-    return rows.sum() if reduction == "sum" else rows.sum() / max(rows.shape[0], 1)
+    return sum_of(rows) if reduction == "sum" else sum_of(rows) / max(rows.shape[0], 1)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -191,3 +192,36 @@ def test_a_margin_of_0_has_a_gradient() -> None:
     (found,) = torch.autograd.grad(F.tuplet_margin(_rows(0), LABELS, margin=margin), margin)
     up, down = (float(F.tuplet_margin(_rows(0), LABELS, margin=v)) for v in (1e-6, -1e-6))
     assert float(found) == pytest.approx((up - down) / 2e-6, rel=1e-5)
+
+
+MANY = {  # of rows: torch sums more than 32,768 values on several threads
+    **{name: SUBJECTS[name] for name in ("alignment", "negative_cosine_similarity", "cos_face", "arc_face")},
+    **{name: SUBJECTS[name] for name in ("linear_cross_entropy", "negative_sampling")},
+    **{
+        name: replace(SUBJECTS[name], keywords=f"{SUBJECTS[name].keywords} ref_emb=memory ref_labels=memory_labels")
+        for name in ("contrastive_active", "generalized_lifted_structure", "multi_similarity", "margin_loss")
+    },
+    "triplet_hard": replace(SUBJECTS["triplet_hard"], keywords="ref_emb=memory ref_labels=memory_labels"),
+}
+
+
+@pytest.mark.threads
+@pytest.mark.parametrize("name", MANY)
+def test_gradients_over_many_rows_have_the_same_bits_for_any_number_of_threads(name: str) -> None:
+    subject = MANY[name]
+    torch.manual_seed(0)
+    inputs = subject.make(40_000, 3, torch.float64, m=40)
+    for labels in {"labels", "memory_labels"} & set(inputs):
+        inputs[labels] %= 13
+    found, before = [], torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        values = {k: torch.tensor(v, dtype=torch.float64, requires_grad=True) for k, v in subject.values.items()}
+        given = inputs.leaves()
+        loss = subject(given, **values)
+        grads = torch.autograd.grad(loss, [*given.differentiable, *values.values()], allow_unused=True)
+        found.append([loss.detach(), *(g for g in grads if g is not None)])
+    torch.set_num_threads(before)
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert torch.equal(a, b)
