@@ -75,10 +75,15 @@ def weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
 class _Spread(torch.autograd.Function):
     """weights @ sums, [N, C] and [C, D], whose gradient of ``sums`` is a :func:`weighted_sums`."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, sums: Tensor) -> Tensor:
-        ctx.save_for_backward(weights, sums)
+    def forward(weights: Tensor, sums: Tensor) -> Tensor:
         return weights @ sums
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:

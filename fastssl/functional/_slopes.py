@@ -63,7 +63,7 @@ def attach(
         if slopes is None:
             slopes = _from_scores(loss, out, numbers, place, relation, upper, row_value, sweep)
         for k, slope in slopes.items():
-            columns[k] = columns[k] + slope * by_row(moving, len(columns[k]))
+            columns[k] = columns[k] + slope * by_row(moving, columns[k])
     return columns
 
 

@@ -9,12 +9,12 @@ from fastssl.functional import _check as check
 SERIAL = 1 << 14  # values that torch sums on one thread
 
 
-def by_row(value: Tensor | float, n: int) -> Tensor | float:
+def by_row(value: Tensor | float, rows: Tensor) -> Tensor | float:
     """A learned scalar once per row: its gradient is a sum of rows as :func:`sum_of` is."""
     learned = isinstance(value, Tensor) and value.requires_grad and value.dim() == 0
-    if n <= SERIAL or not isinstance(value, Tensor) or not learned or not check.readable(value):
+    if not isinstance(value, Tensor) or not learned or not check.readable(value) or rows.shape[0] <= SERIAL:
         return value
-    return value.expand(n // SERIAL + 1, 1).expand(-1, SERIAL).flatten()[:n]
+    return value.expand(rows.shape[0] // SERIAL + 1, 1).expand(-1, SERIAL).flatten()[: rows.shape[0]]
 
 
 def sum_of(values: Tensor) -> Tensor:

@@ -418,9 +418,11 @@ def _soft_labels(name: str, labels: object, rows: Tensor, like: Tensor | None) -
 def _check_not_negative(name: str, t: Tensor) -> None:
     """Where that costs no synchronisation and no tracing."""
     if check.readable(t) and t.numel():
-        smallest = float(t.detach().min())
+        smallest, largest = (float(v) for v in torch.aminmax(t.detach()))
         if not smallest >= 0:
             raise ValueError(f"{name}: expected values >= 0, got {smallest}")
+        if math.isinf(largest):
+            raise ValueError(f"{name}: expected finite values, got {largest}")
 
 
 def _weights(given: object, rows: Tensor) -> Tensor:
@@ -660,7 +662,7 @@ def dcl(
         spread = check.inverse(check.value("sigma", sigma, z0.device, positive=True))
         cosine = products(rows_in_full(z0, True), rows_in_full(z1, True)).to(values.dtype).repeat(2)
         weight = 2 - _softmax_over_rows(cosine.detach() * spread)
-        values = values + (1 - weight) * by_row(scale, len(cosine)) * cosine
+        values = values + (1 - weight) * by_row(scale, cosine) * cosine
     counted = torch.zeros_like(values, dtype=torch.bool) if alone else None
     return reduce_rows(values, counted, reduction).to(result_dtype(z0))
 
@@ -722,9 +724,9 @@ def rince(
         reduction="none",
         backend=backend,
     )
-    scale, power = (by_row(v, len(others)) for v in (scale, power))
+    scale, power = (by_row(v, others) for v in (scale, power))
     score = scale * products(rows_in_full(z0, True), rows_in_full(z1, True)).repeat(2)
-    log_weight = by_row(weight.double().log(), len(others)) if isinstance(weight, Tensor) else math.log(weight)
+    log_weight = by_row(weight.double().log(), others) if isinstance(weight, Tensor) else math.log(weight)
     values = torch.exp(power * score) * torch.expm1(power * (softplus(others.double() - score) + log_weight)) / power
     return reduce_rows(values, None, reduction).to(result_dtype(z0))
 
@@ -775,7 +777,7 @@ def hard_negative_nt_xent(
     rows = pairs.reduce(LogSumExps(weighted, weights), metric=Metric.dot, normalize=True)
     counted = rows.negatives > 0
     zero = torch.zeros_like(rows.first)
-    scale, tau_plus = (by_row(v, len(zero)) for v in (scale, tau_plus))
+    scale, tau_plus = (by_row(v, zero) for v in (scale, tau_plus))
     positive = cosine.to(zero.dtype) * scale
     harder = torch.where(counted, rows.first - rows.second, zero)
     # Everything relative to the positive's exponential: log(1 + N g / e^s) loses nothing where the loss is small.
@@ -854,7 +856,7 @@ def alignment(
     rows = (
         difference.square().sum(1)
         if plain
-        else torch.linalg.vector_norm(difference, dim=1) ** by_row(alpha, len(difference))
+        else torch.linalg.vector_norm(difference, dim=1) ** by_row(alpha, difference)
     )
     return reduce_rows(rows, None, "mean")
 

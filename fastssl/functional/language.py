@@ -192,7 +192,7 @@ class _Options:
 
     def combine(self, lse: Tensor, own: Tensor, mean: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Rows of the loss and of the z-loss: from log-sums, the targets' logits and the (weighted) mean logit."""
-        entropy, penalty = lse - own, by_row(self.z_loss, len(lse)) * lse.square()
+        entropy, penalty = lse - own, by_row(self.z_loss, lse) * lse.square()
         if self.class_weights is not None:
             entropy = self.weights_of(targets) * entropy
         if is_zero(self.smoothing):  # else a class whose bias is -inf would have a share: 0 times its logit
@@ -201,7 +201,7 @@ class _Options:
         if self.class_weights is not None:
             c = self.class_weights.to(lse.dtype)[:, None]
             share = weighted_sum(torch.ones_like(c[:, 0]), c) / len(c) * lse
-        smoothing = by_row(self.smoothing, len(lse))
+        smoothing = by_row(self.smoothing, lse)
         return (1 - smoothing) * entropy + smoothing * (share - mean), penalty
 
     def of_scores(

@@ -164,9 +164,8 @@ def triplet(
         return _listed_triplets(pairs, indices_tuple, margin, squared, smooth, normalize, reduction, mining)
     if mining == "hard":
         rows = pairs.reduce(HardestPair(1), metric=metric, normalize=normalize)
-        z = torch.where(rows.complete, rows.positive - rows.negative, torch.zeros_like(rows.positive)) + by_row(
-            margin, len(rows.positive)
-        )
+        gaps = torch.where(rows.complete, rows.positive - rows.negative, torch.zeros_like(rows.positive))
+        z = gaps + by_row(margin, gaps)
         terms = torch.where(rows.complete, softplus(z) if smooth else z.clamp(min=0), torch.zeros_like(z))
         total, count = sum_of(terms), rows.complete.sum()
         active = (rows.complete & (z > 0)).sum()
@@ -197,7 +196,7 @@ def _listed_triplets(
     metric = "sqeuclidean" if squared else "euclidean"
     d = pairwise_distance(pairs.x, pairs.y, metric=metric, normalize=normalize, backend=pairs.backend)
     a, p, n = (t.to(d.device) for t in indices)
-    z = d[a, p] - d[a, n] + by_row(margin, len(a))
+    z = d[a, p] - d[a, n] + by_row(margin, a)
     terms = softplus(z) if smooth else z.clamp(min=0)
     if reduction == "sum":
         return sum_of(terms)
@@ -763,6 +762,6 @@ def ranked_list(
         constant=1e-5 * pairs.partners,
     )
     rows = pairs.reduce(ranked, metric=Metric.euclidean, normalize=check.flag("normalize", normalize))
-    imbalance = by_row(imbalance, len(rows.positive))
+    imbalance = by_row(imbalance, rows.positive)
     values = (1 - imbalance) * rows.positive + imbalance * rows.negative
     return pairs.result(reduce_rows(values, None, check.reduction(reduction)))

@@ -54,7 +54,7 @@ def _softmax(pairs: Pairs, loss: PairLoss, scale: Tensor | float, reduction: str
 
 def margin_softmax(pairs: Pairs, scale: Tensor | float, penalty: Tensor | float) -> Tensor:
     """[N]: softplus(lse over the other classes - the target's logit + penalty), cross-entropy with a smaller logit."""
-    return softplus(_softmax(pairs, MARGIN_SOFTMAX, scale, "none") + by_row(penalty, len(pairs.x)))
+    return softplus(_softmax(pairs, MARGIN_SOFTMAX, scale, "none") + by_row(penalty, pairs.x))
 
 
 @shardable
@@ -165,7 +165,7 @@ def arc_face(
 def arc_penalty(pairs: Pairs, scale: Tensor | float, margin: Tensor | float) -> Tensor:
     """[N]: by how much the target's logit falls where ``margin`` is added to its angle."""
     cosine = _own_cosine(pairs)
-    return by_row(scale, len(cosine)) * (cosine - arc_margin(cosine, margin))
+    return by_row(scale, cosine) * (cosine - arc_margin(cosine, margin))
 
 
 def arc_margin(cosine: Tensor, margin: Tensor | float) -> Tensor:
@@ -179,7 +179,7 @@ def arc_margin(cosine: Tensor, margin: Tensor | float) -> Tensor:
         m = margin.to(device=cosine.device, dtype=torch.float64)
         limit = math.pi - m.detach()
         inside = (cosine >= limit.clamp(0, math.pi).cos()) & (limit >= 0)
-        c, s, margin = (by_row(t.to(cosine.dtype), len(cosine)) for t in (m.cos(), m.sin(), m))
+        c, s, margin = (by_row(t.to(cosine.dtype), cosine) for t in (m.cos(), m.sin(), m))
     else:  # without operations on tensors of one element: a small call is made of little else
         inside = cosine >= (math.cos(min(math.pi - margin, math.pi)) if margin <= math.pi else math.inf)
         c, s = math.cos(margin), math.sin(margin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -122,6 +123,7 @@ CALLS: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("k itself", lambda: F.nearest(X, None, 6, exclude_self=True), ValueError, r"k: .*\[1, 5\].*6"),
     ("exclude_self", lambda: F.farthest(X, Y, 2, exclude_self=True), ValueError, "exclude_self.*y=None"),
     ("k float", lambda: F.nearest(X, Y, 2.0), TypeError, "k: .*float"),
+    ("soft labels", lambda: F.sup_con(X, torch.full((6, 2), math.inf)), ValueError, "labels: expected finite values"),
     ("term", lambda: F.pair_loss(X, term=None), TypeError, "term.*NoneType"),
     (
         "parameters",

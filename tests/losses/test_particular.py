@@ -523,3 +523,13 @@ def test_the_same_rows_with_other_labels_as_columns() -> None:
     got = F.pair_loss(x, x, term=_sup_con_term, parameters=(torch.tensor(0.3),), labels=a, ref_labels=b)
     right = F.pair_loss(x, x.clone(), term=_sup_con_term, parameters=(torch.tensor(0.3),), labels=a, ref_labels=b)
     torch.testing.assert_close(got, right)
+
+
+def test_soft_labels_within_torch_func() -> None:
+    """Sums of labels have a gradient of their own, which torch.func did not know."""
+    x, labels = torch.randn(6, 4), torch.rand(6, 3)
+    leaf = x.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(F.sup_con(leaf, labels), leaf)
+    torch.testing.assert_close(torch.func.grad(lambda t: F.sup_con(t, labels))(x), wanted)
+    per_example = torch.func.vmap(torch.func.grad(lambda t: F.sup_con(t, labels)))(torch.stack([x, x]))
+    torch.testing.assert_close(per_example[1], wanted)
