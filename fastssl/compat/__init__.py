@@ -107,8 +107,8 @@ def patch(
         verbose: print, once per class and reason, whether a call was fused, and why not.
         exact_dtypes: run the original code for 16-bit rows and within autocast.
         min_rows: number of rows from which on calls on a GPU are fused, where launches of kernels take all of a small
-            batch's time; 0: all; None: that of each loss (docs/migrate.md), and few rows against few classes, or few
-            distances, run the original on a CPU.
+            batch's time; 0: all; None: that of each loss (docs/migrate.md), and few rows against few classes, few
+            distances or few covariances run the original on a CPU.
 
     Raises:
         TypeError: ``min_rows`` is no integer.

@@ -1,6 +1,6 @@
 """Small batches on a GPU run the library's own code: a step then takes as long as the host needs to launch its kernels,
 and the library launches fewer. So do losses of few rows against few classes on a CPU, which are one small
-cross-entropy, and few distances.
+cross-entropy, few distances, and few covariances.
 
 A loss is fused from as many rows on as its own code holds so much in one tensor that it takes longer (measured on an
 H100). Rows are those of the largest matrix that takes part: embeddings, references, weights of classes, a memory bank.
@@ -27,6 +27,7 @@ TRIPLETS = 256  # all triplets of a batch
 PAIRS_OF_PAIRS = 64  # [positive pairs, negative pairs]
 SCORES = 1 << 17  # of rows and classes, from which kernels of a CPU are faster
 DIFFERENCES = 1 << 22  # of features of two rows, likewise
+COVARIANCES = 1 << 18  # of two features, likewise
 
 
 def require_rows(least: int, loss: Any, given: Any, known: Container[str]) -> None:
@@ -62,6 +63,13 @@ def require_differences(loss: Any, given: Any) -> None:
     rows = _on_cpu(given)
     if rows is not None and len(rows) * rows.numel() < DIFFERENCES:
         raise NotFused(f"fewer than {DIFFERENCES:,} differences of features on a CPU (min_rows)")
+
+
+def require_covariances(loss: Any, given: Any) -> None:
+    """Likewise, with a small matrix of covariances."""
+    rows = _on_cpu(given)
+    if rows is not None and rows.shape[1] ** 2 < COVARIANCES:
+        raise NotFused(f"fewer than {COVARIANCES:,} covariances on a CPU (min_rows)")
 
 
 def _on_cpu(given: Any) -> Tensor | None:

@@ -33,7 +33,15 @@ from fastssl.compat._peer import (
     require_matrices,
     require_values,
 )
-from fastssl.compat._sizes import HISTOGRAMS, MASKED_MATRICES, MATRIX, PAIRS_OF_PAIRS, TRIPLETS, require_scores
+from fastssl.compat._sizes import (
+    HISTOGRAMS,
+    MASKED_MATRICES,
+    MATRIX,
+    PAIRS_OF_PAIRS,
+    TRIPLETS,
+    require_covariances,
+    require_scores,
+)
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, Rows
 from fastssl.functional.contrastive import sup_con, sup_con_rows
@@ -160,7 +168,7 @@ def targets() -> list[Target]:
             )
             for name, fused in table.items()
         ),
-        Target(losses.VICRegLoss, "covariance_loss", _covariance, _probe_covariance),
+        Target(losses.VICRegLoss, "covariance_loss", _covariance, _probe_covariance, few=require_covariances),
         Target(miners.TripletMarginMiner, "mine", _triplet_miner, _probe, loss=False),
     ]
 

@@ -32,8 +32,7 @@ class IBOT(PatchMethod):
         augment: produces the views, the two global ones first; None: multi-crop at the encoder's image size.
         outputs: number of prototypes.
         shared_head: one head for images and patches, as in iBOT; False: two, as in DINOv2.
-        centering: what makes the teacher use all prototypes: "softmax", a running centre, or "sinkhorn", balanced
-            assignments of the batch, as in DINOv2.
+        centering: "softmax", a running centre, or "sinkhorn", balanced assignments of the batch, as in DINOv2.
         koleo: weight of :func:`fastssl.functional.koleo` of the images' features; 0.1 in DINOv2.
         masked: probability that a global view is masked.
         share: least and largest masking ratio of a masked view.
@@ -77,9 +76,8 @@ class IBOT(PatchMethod):
         if not 0 <= masked <= 1 or not 0 <= share[0] <= share[1] <= 1:
             raise ValueError(f"masked, share: expected a probability and two ratios that rise, got {masked}, {share}")
         super().__init__(encoder, augment or multi_crop(encoder.size), "iBOT")
-        self.temperature, self.teacher_temperature = temperature, teacher_temperature
-        self.center_momentum, self.koleo = center_momentum, koleo
-        self.centering, self.masked, self.share = centering, masked, share
+        self.temperature, self.teacher_temperature, self.koleo = temperature, teacher_temperature, koleo
+        self.centering, self.center_momentum, self.masked, self.share = centering, center_momentum, masked, share
         self.token = nn.Parameter(torch.randn(encoder.dim) * 0.02)
         self.heads = IBOTHead(encoder.dim, outputs, hidden, shared=shared_head)
         self.target = TargetNetwork(nn.Sequential(encoder.network, self.heads), momentum)
@@ -123,11 +121,10 @@ class IBOT(PatchMethod):
 
     def visualize(self, batch: Batch) -> dict[str, Tensor]:
         image, gone = batch.views[0], batch.views[-1][:, 0]
-        seen = self.encoder.network(image, gone, self.token)
         wanted = self.target.network[1].patch.logits(self.target(image)[:, 1:])  # type: ignore[index]
         wanted = (wanted - self.centers[1]) / self.teacher_temperature
-        found = self.heads.patch.logits(self.heads(seen)[:, 1:]) / self.temperature
-        return feature_pictures(image, ~gone, wanted.softmax(2), found.softmax(2), gone)
+        found = self.heads.patch.logits(self.heads(self.encoder.network(image, gone, self.token))[:, 1:])
+        return feature_pictures(image, ~gone, wanted.softmax(2), (found / self.temperature).softmax(2), gone)
 
     def after_step(self, progress: float) -> None:
         self.target.update(nn.Sequential(self.encoder.network, self.heads), progress)

@@ -400,7 +400,7 @@ def test_lightlys_losses_that_spread_rows(name: str, dtype: torch.dtype) -> None
 def test_vicreg_of_metric_learning(dtype: torch.dtype) -> None:
     loss = metric_learning().losses.VICRegLoss()
     torch.manual_seed(0)
-    x, z = (torch.randn(40, 24, dtype=dtype, requires_grad=True) for _ in range(2))
+    x, z = (torch.randn(40, 512, dtype=dtype, requires_grad=True) for _ in range(2))
     _check("pytorch_metric_learning", lambda: loss(x, ref_emb=z), [x, z])
     assert fastssl.patched()["pytorch_metric_learning"]["VICRegLoss"].fused == 1
 

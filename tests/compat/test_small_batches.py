@@ -145,6 +145,18 @@ def test_few_distances_run_the_library_on_a_cpu(monkeypatch: pytest.MonkeyPatch)
     assert calls.fused == 2
 
 
+def test_few_covariances_run_the_library_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    pml = metric_learning()
+    monkeypatch.setattr(_sizes, "COVARIANCES", 5 * 5)
+    fastssl.patch("pytorch_metric_learning")
+    calls, loss = _calls("pytorch_metric_learning", "VICRegLoss"), pml.losses.VICRegLoss()
+    for features, fused in ((4, 0), (5, 1)):
+        before = calls.fused
+        loss(torch.randn(9, features), ref_emb=torch.randn(9, features))
+        assert calls.fused - before == fused
+    assert calls.original == {"fewer than 25 covariances on a CPU (min_rows)": 1}
+
+
 @pytest.mark.parametrize("name", ["CosineSimilarity", "DotProductSimilarity"])
 def test_a_similarity_given_to_a_loss_of_distances_runs_the_original(name: str) -> None:
     pml = metric_learning()
