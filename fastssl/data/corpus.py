@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import gzip
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, overload
 
@@ -22,9 +20,8 @@ from fastssl.data.source import (
     digest,
     several_texts,
 )
-from fastssl.data.storage import content, ending
+from fastssl.data.storage import UNPACKED, content, ending, unpacked
 
-GZ = ".gz"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")  # its byte order marks
 LONGEST = 16 * 2**20  # bytes of a document: a tokenizer takes up to 200 times as much memory
 READ_ON = "or read on with U+FFFD in place of such bytes (#errors=replace)"
@@ -73,20 +70,14 @@ def known_errors(errors: str) -> str:
 
 
 def decoded(place: str, encoding: str, errors: str = "strict") -> str:
-    """The text of a whole file, also of one that ends in ``.gz``, without a byte order mark; with "replace", U+FFFD in
-    place of bytes that are not of the encoding.
+    """The text of a whole file, also of a compressed one, without a byte order mark; with "replace", U+FFFD in place of
+    bytes that are not of the encoding.
 
     Raises:
         ValueError: an unknown encoding, bytes that are not of it, or a compressed file that is damaged.
     """
-    data = content(place)
-    if ending(place) == GZ:
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{place}: cannot be decompressed ({error})") from error
     try:
-        return data.decode(known_encoding(encoding), known_errors(errors)).removeprefix("\ufeff")
+        return _bytes(place).decode(known_encoding(encoding), known_errors(errors)).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ValueError(f"{place}: {undecodable(error, encoding, error.object)}, {READ_ON}") from error
 
@@ -98,9 +89,13 @@ def utf8(place: str) -> str:
         ValueError: bytes that are no UTF-8.
     """
     try:
-        return content(place).decode().removeprefix("\ufeff")
+        return _bytes(place).decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ValueError(f"{place}: {undecodable(error, 'utf-8', error.object, named=False)}") from error
+
+
+def _bytes(place: str) -> bytes:
+    return b"".join(unpacked(place)) if ending(place) in UNPACKED else content(place)
 
 
 class CorpusError(ValueError):

@@ -46,6 +46,7 @@ from fastssl.data.storage import (
     is_folder,
     is_url,
     join,
+    kind_of,
     matching,
     name_of,
     open_file,
@@ -85,9 +86,10 @@ TEXTS: dict[str, Callable[..., Corpus]] = {
 }
 WITH_OPTIONS = ("text", "pairs")
 NPZ = ".npz"
-_FILES = {PARQUET, ".tar", ".pack", ".tok", ".npy", WAV, *tables.SUFFIXES, *SUFFIXES, *text_files.SUFFIXES}
+_TEXTS = {*tables.SUFFIXES, *text_files.SUFFIXES}
+_FILES = {PARQUET, ".tar", ".pack", ".tok", ".npy", WAV, *SUFFIXES, *_TEXTS}
 # Data by themselves.
-_WHOLE = {".pack", ".tok", ".tar", WAV, PARQUET, ".gz", ".tgz", *tables.SUFFIXES, *text_files.SUFFIXES}
+_WHOLE = {".pack", ".tok", ".tar", WAV, PARQUET, ".gz", ".tgz", *_TEXTS}
 
 
 def open(
@@ -284,6 +286,11 @@ def _open(data: Any, part: str, options: dict[str, Any], progress: Callable[[int
     )
 
 
+def _kind(place: str) -> str:
+    """The suffix of a path or URL; of compressed texts and tables the one before."""
+    return kind_of(place) if kind_of(place) in _TEXTS else ending(place)
+
+
 def _are_labels(given: Any) -> bool:
     return isinstance(given, (list, np.ndarray, Tensor)) and np.ndim(given) <= 1
 
@@ -314,7 +321,7 @@ def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[in
     if len(found) > 1 or (found and found != [place]):
         return _files(found, name_of(parent(found[0])), part, options, progress)
     # Over some protocols only the suffix distinguishes a file from a folder.
-    if (ending(place) in _FILES or not is_folder(place)) and is_file(place):
+    if (_kind(place) in _FILES or not is_folder(place)) and is_file(place):
         return _file(place, part, options)
     if is_folder(place):
         return _folder(place, part, options, progress)
@@ -347,13 +354,13 @@ def _with_options(name: str, given: dict[str, str], part: str, options: dict[str
     if kind == "hf" or ending(place) == PARQUET:
         return _hub(root if kind == "hf" else place, part, given, options)
     of_images = bool(tables.IMAGE_OPTIONS & set(given))
-    if ending(place) == ".txt" and not of_images:
+    if _kind(place) == ".txt" and not of_images:
         return texts(place, part, **given)
     if (whole := prefixed(place)) != place:
         return _with_options(whole, given, part, options)
     if ending(place) == NPZ and is_file(place):
         return archive(place, part, given)
-    if (ending(place) in tables.SUFFIXES or (ending(place) == ".txt" and of_images)) and is_file(place):
+    if (_kind(place) in tables.SUFFIXES or (_kind(place) == ".txt" and of_images)) and is_file(place):
         how = {key: given.pop(key) for key in ("encoding", "errors") if key in given}
         return tables.open_table(place, columns=given, part=part, **how, **options)
     if not is_url(place) and not os.path.exists(place) and not (root and kind in {*TEXTS, *benchmarks.READERS}):
@@ -393,13 +400,13 @@ def _files(
     progress: Callable[[int], None] | None,
 ) -> Source:
     """Tar shards, or images."""
-    if len(places) == 1 and ending(places[0]) in _FILES & _WHOLE:
+    if len(places) == 1 and _kind(places[0]) in _FILES & _WHOLE:
         return _file(places[0], part, options)
     if all(ending(place) == ".tar" for place in places):
         return ShardSource(places, name, progress=progress, **options)
     if all(ending(place) == WAV for place in places):
         return WavSource(places, name=name or "files")
-    other = next((place for place in places if ending(place) in _WHOLE), None)
+    other = next((place for place in places if _kind(place) in _WHOLE), None)
     if other is not None:
         raise ValueError(f"data: expected images or .tar shards, got {other!r} among several files; give it alone")
     return FileSource(places, name=name or "files", **options)
@@ -495,7 +502,7 @@ def _called(place: str) -> str:
 
 
 def _file(place: str, part: str, options: dict[str, Any]) -> Source:
-    kind = ending(place)
+    kind = _kind(place)
     if kind == PARQUET:
         return _hub(place, part, {}, options)
     if kind == ".tar":

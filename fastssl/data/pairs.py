@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from fastssl.data.columns import PAIRS, find_column
-from fastssl.data.corpus import GZ, Corpus, decoded
+from fastssl.data.corpus import Corpus, decoded
 from fastssl.data.embedded_text import ParallelCorpus
 from fastssl.data.parts import PARTS
-from fastssl.data.storage import ending, entries, is_folder, is_url, join, matching, name_of
+from fastssl.data.storage import entries, is_folder, is_url, join, kind_of, matching, name_of
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
 
@@ -26,7 +26,7 @@ def part_file(folder: str | Path, part: str, suffixes: tuple[str, ...]) -> str:
         FileNotFoundError: there is none.
     """
     there = {
-        name: re.split(r"[-_.]", name.lower()) for name in sorted(entries(str(folder))) if _ending(name) in suffixes
+        name: re.split(r"[-_.]", name.lower()) for name in sorted(entries(str(folder))) if kind_of(name) in suffixes
     }
     known = (name for wanted in PARTS[part] for name, pieces in there.items() if wanted in pieces)
     found = next(known, None)
@@ -51,7 +51,7 @@ def text_pairs(
         place: path or URL of a ``.tsv`` file (without quotes), a ``.csv`` file, or a ``.jsonl`` file of objects; or a
             folder with ``train`` and ``test`` (or ``dev``, ``valid``) in such files. Of two files of parallel lines
             (OPUS, Moses) both, the source first: "Books.de-en.{de,en}"; or a folder with ``train.de``, ``train.en``,
-            ``test.de`` and ``test.en``. All of them may end in ``.gz``.
+            ``test.de`` and ``test.en``. All of them may be compressed (``.gz``, ``.bz2``, ``.xz``, ``.zst``).
         part: "train" or "test", of a folder.
         source, target: the columns or keys of the two texts, or the endings of parallel files in a folder; None:
             "source" and "target", else a pair that :func:`text_table` knows by its names, or, in a table whose first
@@ -86,22 +86,17 @@ def text_pairs(
     else:
         if is_folder(file):
             file = part_file(file, part, SUFFIXES)
-        if _ending(file) not in SUFFIXES:
+        if kind_of(file) not in SUFFIXES:
             raise ValueError(
-                f"pairs: expected a file with {', '.join(SUFFIXES)} (and .gz behind it), got {file!r}; two files of "
+                f"pairs: expected a file with {', '.join(SUFFIXES)} (also compressed), got {file!r}; two files of "
                 "parallel lines are 'pairs:x.{de,en}', the source first"
             )
         lines = _lines(file, encoding, errors)
-        pairs = list(_objects(file, lines, known) if _ending(file) == ".jsonl" else _rows(file, lines, known, given))
+        pairs = list(_objects(file, lines, known) if kind_of(file) == ".jsonl" else _rows(file, lines, known, given))
     if not pairs:
         raise ValueError(f"pairs: expected pairs of texts in {file!r}, there are none")
     sources, targets = zip(*pairs)
     return ParallelCorpus(Corpus(list(sources), name), Corpus(list(targets), name))
-
-
-def _ending(name: str) -> str:
-    """The suffix of a name, before that of a compressed file."""
-    return ending(name[: -len(GZ)] if ending(name) == GZ else name)
 
 
 def _lines(file: str, encoding: str, errors: str) -> list[str]:
@@ -113,7 +108,7 @@ def _sides(place: str, part: str, endings: tuple[str, str]) -> list[str] | None:
     file, or a folder of such."""
     if is_folder(place):
         suffixes = [f".{side.lower()}" for side in endings]
-        parallel = set(suffixes) & {_ending(name) for name in entries(place)}
+        parallel = set(suffixes) & {kind_of(name) for name in entries(place)}
         return [part_file(place, part, (suffix,)) for suffix in suffixes] if parallel else None
     files = matching(place)
     if files == [place]:
@@ -155,7 +150,7 @@ def _objects(file: str, lines: list[str], known: list[tuple[str, str]]) -> Itera
 
 
 def _rows(file: str, lines: list[str], known: list[tuple[str, str]], given: bool) -> Iterator[tuple[str, str]]:
-    if _ending(file) == ".csv":
+    if kind_of(file) == ".csv":
         rows = list(csv.reader(line + "\n" for line in lines))
     else:
         rows = [line.split("\t") for line in lines]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
 import glob
+import gzip
 import io
 import itertools
+import lzma
 import os
 import re
+import tempfile
 import threading
 import time
 import zlib
@@ -37,6 +41,8 @@ COMPRESSED = {
     ".zip": (b"PK\3\4", "unzip"),
 }
 
+UNPACKED = (".gz", ".bz2", ".xz", ".zst")  # of texts and tables, which are read without unpacking them
+
 
 def check_unpacked(place: str, start: bytes) -> None:
     """Checks the first bytes of a file.
@@ -59,6 +65,12 @@ def ending(place: str) -> str:
     return os.path.splitext(urlsplit(place).path if is_url(place) else place)[1].lower()
 
 
+def kind_of(place: str) -> str:
+    """The suffix of a path or URL, in lower case; of a compressed file the one before: ``.txt`` of ``a.txt.gz``."""
+    path = urlsplit(place).path if is_url(place) else place
+    return ending(os.path.splitext(path)[0]) if ending(path) in UNPACKED else ending(path)
+
+
 def state_of(path: str) -> str:
     """What changes when a file does: its size and time of change; of a remote or missing one, its place."""
     try:
@@ -69,9 +81,12 @@ def state_of(path: str) -> str:
 
 
 def name_of(place: str) -> str:
-    """The last part of a path or URL without its suffix."""
+    """The last part of a path or URL without its suffix, and without those of a compressed file."""
     last = unquote(urlsplit(place).path) if is_url(place) else os.path.abspath(place)
-    return os.path.splitext(os.path.basename(last.rstrip("/")))[0] or urlsplit(place).netloc
+    stem, suffix = os.path.splitext(os.path.basename(last.rstrip("/")))
+    if suffix.lower() in UNPACKED:
+        stem = os.path.splitext(stem)[0]
+    return stem or urlsplit(place).netloc
 
 
 def join(root: str, own: str) -> str:
@@ -369,11 +384,63 @@ def checksum(file: File) -> str:
     return f"{file.size} {crc}"
 
 
-class Files:
-    """Files that are opened on first access; pickles without open handles."""
+def unpacked(place: str) -> Iterator[bytes]:
+    """The content of a compressed file, in pieces.
 
-    def __init__(self, places: list[str]) -> None:
-        self.places = places
+    Raises:
+        ImportError: the extra is missing: ``pip install fastssl[datasets]``.
+        ValueError: it is damaged, or compressed otherwise than its suffix says.
+    """
+    packed = io.BufferedReader(Stream(open_file(place)))
+    openers: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    try:
+        stream = openers.get(ending(place), partial(_zstandard, place))(packed)
+        while piece := stream.read(16 * BLOCK):
+            yield piece
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise ValueError(f"{place}: cannot be decompressed ({error})") from error
+
+
+def _zstandard(place: str, packed: Any) -> Any:
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise ImportError(f"{place} needs the extra: pip install fastssl[datasets]; or unpack it (unzstd)") from error
+    return pyarrow.CompressedInputStream(packed, "zstd")
+
+
+class UnpackedFile(LocalFile):
+    """What a compressed file holds, in a temporary file that has no name, and goes with the object."""
+
+    def __init__(self, place: str) -> None:
+        with tempfile.TemporaryFile() as file:
+            for piece in unpacked(place):
+                file.write(piece)
+            file.flush()
+            self._file = os.dup(file.fileno())
+        self.place, self.size, self.version = place, os.fstat(self._file).st_size, state_of(place)
+
+
+def open_unpacked(place: str) -> File:
+    """A file of text as :func:`open_file`; of a compressed one what it holds.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ImportError, ValueError: as of :func:`unpacked`.
+    """
+    return UnpackedFile(place) if ending(place) in UNPACKED else open_file(place)
+
+
+class Files:
+    """Files that are opened on first access; pickles without open handles.
+
+    Args:
+        places: paths or URLs.
+        opened: opens one of them.
+    """
+
+    def __init__(self, places: list[str], opened: Callable[[str], File] = open_file) -> None:
+        self.places, self._opened = places, opened
         self._open: dict[int, File] = {}
         self._lock = threading.Lock()
 
@@ -381,11 +448,11 @@ class Files:
         file = self._open.get(number)
         if file is None:
             with self._lock:
-                file = self._open.get(number) or self._open.setdefault(number, open_file(self.places[number]))
+                file = self._open.get(number) or self._open.setdefault(number, self._opened(self.places[number]))
         return file
 
     def __reduce__(self) -> Any:
-        return Files, (self.places,)
+        return Files, (self.places, self._opened)
 
 
 class Stream(io.RawIOBase):

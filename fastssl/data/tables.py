@@ -34,7 +34,7 @@ from fastssl.data.files import FileSource
 from fastssl.data.labels import class_labels, fraction_among, labels_of, scores_of
 from fastssl.data.listing import ARRAY
 from fastssl.data.listing import SUFFIXES as IMAGES
-from fastssl.data.storage import ending, is_folder, is_url, join, name_of, parent
+from fastssl.data.storage import ending, is_folder, is_url, join, kind_of, name_of, parent
 from fastssl.data.table_splits import SPLITS, of_part
 
 _END = "\ue000end of the table"  # a last row, which a quotation mark without another one would take in
@@ -59,7 +59,8 @@ def table(
             objects, a ``.jsonl`` file with one object per line, or a ``.json`` file of COCO's captions or of Karpathy's
             splits, each caption of which is a row. Fields of ``.csv`` and ``.txt`` files are separated by what their
             header has: a comma, else a semicolon, a tab or a "|". A first row that begins with the name of an image is
-            no header: one or two columns without it are the paths and the labels. A ``.parquet`` file of paths.
+            no header: one or two columns without it are the paths and the labels. A ``.parquet`` file of paths. All but
+            the last may be compressed (``.gz``, ``.bz2``, ``.xz``, ``.zst``).
             Columns: path (or file, file_name, image, filepath, image_name), label (or class, target) and text (or
             caption, title, comment, captions, raw). Names of columns in any case. Labels are integers or names; an
             empty label is unknown. A cell with a list of texts (in ``.csv`` files: in JSON) is a row for each.
@@ -317,7 +318,7 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, None]:
 
 def _rows(path: str, encoding: str = "utf-8", errors: str = "strict") -> list[dict[str, Any]]:
     """The rows of a table, at least one."""
-    kind = ending(path)
+    kind = kind_of(path)
     text = decoded(path, encoding, errors)
     try:
         if kind in (".csv", ".tsv", ".txt"):

@@ -33,6 +33,7 @@ from fastssl.data.labels import labels_of
 from fastssl.data.source import digest
 from fastssl.data.storage import (
     COMPRESSED,
+    UNPACKED,
     Files,
     check_unpacked,
     checksum,
@@ -41,8 +42,10 @@ from fastssl.data.storage import (
     is_file,
     is_folder,
     join,
+    kind_of,
     name_of,
     open_file,
+    open_unpacked,
 )
 
 SUFFIXES = (".txt", ".jsonl")
@@ -76,7 +79,8 @@ class FileTexts(_Strings):
         errors: str = "strict",
         encoding: str = "utf-8",
     ) -> None:
-        self.files, self.numbers, self.begins, self.ends = Files(places), numbers, begins, ends
+        self.files = Files(places, open_unpacked)
+        self.numbers, self.begins, self.ends = numbers, begins, ends
         self.key, self.errors, self.encoding = key, errors, encoding
 
     def __len__(self) -> int:
@@ -118,7 +122,7 @@ class FileTexts(_Strings):
 
     @staticmethod
     def _shorter(file: str) -> str:
-        if ending(file) == ".jsonl":
+        if kind_of(file) == ".jsonl":
             return "divide its text"
         return f"say what separates them (#separator=line or blank-line); a file of one line is text8:{file}"
 
@@ -192,7 +196,8 @@ def text_corpus(
     Args:
         place: path or URL of a ``.txt`` file, a ``.jsonl`` file (one JSON object per line, one document each), or a
             folder of such files, with one class per sub-folder if there are several (documents beside them, and in one
-            called "unsup", are unlabelled). Files of other kinds are counted in ``skipped``.
+            called "unsup", are unlabelled). Files of other kinds are counted in ``skipped``. Compressed files
+            (``.gz``, ``.bz2``, ``.xz``, ``.zst``) are unpacked into temporary ones.
         separator: what separates the documents of a ``.txt`` file: "blank-line" (lines without other characters than
             white space; each line ends a sentence), "line", or "file" for one document per file. None: "file" in a
             folder; for a single file "blank-line" if it has blank lines between others, else "line".
@@ -233,8 +238,8 @@ def text_corpus(
     if not is_folder(place):
         raise FileNotFoundError(f"place: no file or folder {place!r}")
     there = sorted(_below(place))
-    found = [own for own in there if ending(own) in SUFFIXES]
-    others = Counter(ending(own) or "no suffix" for own in there if ending(own) not in SUFFIXES)
+    found = [own for own in there if kind_of(own) in SUFFIXES]
+    others = Counter(ending(own) or "no suffix" for own in there if kind_of(own) not in SUFFIXES)
     if not found:
         packed = sorted(COMPRESSED.keys() & others)
         rest = ", ".join(sorted(set(others) - set(packed)))
@@ -243,9 +248,12 @@ def text_corpus(
             + (f"; files with {', '.join(packed)} are to be unpacked" if packed else "")
             + (f"; files with {rest} are opened by their own names" if rest else "")
         )
-    kinds = {ending(own) for own in found}
+    kinds = {kind_of(own) for own in found}
     if len(kinds) > 1:
         raise ValueError(f"place: expected files of one kind in {place!r}, got {', '.join(sorted(kinds))}")
+    bare = Counter(own[: -len(ending(own))] if ending(own) in UNPACKED else own for own in found)
+    if (twice := next((own for own, count in bare.items() if count > 1), None)) is not None:
+        raise ValueError(f"place: expected each file of {place!r} once, got {twice} also compressed; remove one")
     places = [join(place, own) for own in found]
     parts = [_documents(one, separator or "file") for one in places]
     counts = [len(begins) for begins, _ in parts]
@@ -276,7 +284,7 @@ def _labelled(corpus: Corpus, given: dict[str, str]) -> Corpus:
     """A corpus of JSON lines by its keys: pairs of texts, labels and scores, where it has none of sub-folders."""
     texts: Any = corpus.texts
     place = texts.files.places[0]
-    if ending(place) != ".jsonl":
+    if kind_of(place) != ".jsonl":
         if given:
             raise ValueError(f"{next(iter(given))}: expected a key of .jsonl files, {place!r} is none")
         return corpus
@@ -317,7 +325,7 @@ def holds_texts(place: str) -> bool:
     """Whether a folder and those in it hold text files of one kind, and no other files."""
     kinds = set[str]()
     for own in _below(place) if is_folder(place) else ():
-        kinds.add(ending(own))
+        kinds.add(kind_of(own))
         if kinds not in ({".txt"}, {".jsonl"}):  # at the first image of a folder of images
             return False
     return bool(kinds)
@@ -336,11 +344,11 @@ def _below(folder: str) -> Iterator[str]:
 
 def _documents(place: str, separator: str | None) -> tuple[np.ndarray, np.ndarray]:
     """The bytes at which the documents of a file begin and end."""
-    if separator == "file" and ending(place) != ".jsonl":
-        return np.zeros(1, np.int64), np.array([open_file(place).size], np.int64)
+    if separator == "file" and kind_of(place) != ".jsonl":
+        return np.zeros(1, np.int64), np.array([open_unpacked(place).size], np.int64)
     begins, ends, filled = _lines(place)
     number = np.flatnonzero(filled)
-    if ending(place) == ".jsonl":
+    if kind_of(place) == ".jsonl":
         separator = "line"
     if separator is None:
         separator = "blank-line" if len(number) and number[-1] - number[0] >= len(number) else "line"
@@ -353,7 +361,7 @@ def _documents(place: str, separator: str | None) -> tuple[np.ndarray, np.ndarra
 
 def _lines(place: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where the lines of a file begin and end, and whether they have other characters than white space."""
-    file = open_file(place)
+    file = open_unpacked(place)
     mark = file.read(0, _MARK)
     if mark[:2] in UTF16:  # whose lines of ASCII would be read as UTF-8, with zeros between the letters
         raise CorpusError(
@@ -402,7 +410,7 @@ def text8(place: str | Path) -> Corpus:
     place = os.path.expanduser(str(place))
     if not is_file(place):
         raise FileNotFoundError(f"text8: no file {place!r}")
-    file, cuts = open_file(place), [0]
+    file, cuts = open_unpacked(place), [0]
     while file.size - cuts[-1] > 2 * _TEXT8_BYTES:
         found = file.read(cuts[-1] + _TEXT8_BYTES, _TEXT8_BYTES).find(b" ")
         if found < 0:

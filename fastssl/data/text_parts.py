@@ -13,7 +13,7 @@ from fastssl.data.columns import check_options
 from fastssl.data.corpus import Corpus
 from fastssl.data.parts import PARTS, find_labelled, find_part
 from fastssl.data.source import Source
-from fastssl.data.storage import ending, entries, is_folder, join, name_of
+from fastssl.data.storage import entries, is_folder, join, kind_of, name_of
 from fastssl.data.tables import SUFFIXES as TABLES
 from fastssl.data.tables import text_table
 from fastssl.data.text_files import SUFFIXES, text_corpus
@@ -56,9 +56,8 @@ def text_parts(place: str) -> dict[str, str] | None:
         return None
     stems: dict[str, str] = {}
     for name, is_a_folder in sorted(entries(place).items()):
-        kind = "" if is_a_folder else ending(name)
-        if is_a_folder or kind in {*SUFFIXES, *TABLES}:
-            stems.setdefault(name[: len(name) - len(kind)], name)
+        if is_a_folder or kind_of(name) in {*SUFFIXES, *TABLES}:
+            stems.setdefault(name if is_a_folder else name_of(name), name)
     return stems if all(find_part(stems, part) for part in PARTS) else None
 
 
@@ -80,4 +79,4 @@ def _open(place: str, options: dict[str, Any]) -> Corpus:
 
 
 def _is_table(place: str) -> bool:
-    return ending(place) in TABLES and ending(place) != ".jsonl"
+    return kind_of(place) in TABLES and kind_of(place) != ".jsonl"

@@ -1,5 +1,6 @@
 """Lists of images: tables without a row of names, and Parquet files of paths."""
 
+import gzip
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,11 @@ def test_paths_need_no_heading(folder: Path, name: str, labels: bool) -> None:
     (folder / name.partition("#")[0]).write_text("\n".join(rows))
     source = fastssl.data.open(f"{folder / name}")
     check(source, [1, 0, 1] if labels else None)
+    file = folder / name.partition("#")[0]
+    file.with_name(file.name + ".gz").write_bytes(gzip.compress(file.read_bytes()))
+    check(
+        fastssl.data.open(f"{folder / name.replace(file.suffix, file.suffix + '.gz')}"), [1, 0, 1] if labels else None
+    )
     assert list(source.classes) == (["a", "b"] if labels else [])
 
 

@@ -69,7 +69,7 @@ def test_folders_have_parts(tmp_path: Path) -> None:
         ("a.tsv", "\n\n", "expected pairs of texts in .*, there are none"),
         ("a.jsonl", "{", "line 1: no JSON"),
         ("a.jsonl", "[1]", "line 1: expected texts under the keys source, target, got list"),
-        ("a.xml", "<a/>", r"expected a file with .tsv, .csv, .jsonl \(and .gz behind it\), got"),
+        ("a.xml", "<a/>", r"expected a file with .tsv, .csv, .jsonl \(also compressed\), got"),
     ],
 )
 def test_bad_files_are_named(name: str, text: str, match: str, tmp_path: Path) -> None:

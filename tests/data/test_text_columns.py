@@ -6,6 +6,8 @@ import bz2
 import gzip
 import json
 import lzma
+import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from fastssl.data import (
     text_table,
 )
 from fastssl.data.columns import PAIRS, split_options
+from fastssl.data.storage import unpacked
 from fastssl.data.summary import summary
 
 REVIEWS = [("a joy", 2), ("a bore", 0), ("as they come", 1), ("a gem", 2)]
@@ -179,21 +182,88 @@ def test_files_of_text_are_no_images(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a file of text; texts are opened as text:.*notes\.md"):
         fastssl.data.open(path)
     assert len(fastssl.data.open(f"text:{path}")) == 1
-    for suffix, content, tool in (
-        ("gz", gzip.compress(b"Some text."), "gunzip"),
-        ("bz2", bz2.compress(b"Some text."), "bunzip2"),
-        ("xz", lzma.compress(b"Some text."), "unxz"),
-        ("zst", b"\x28\xb5\x2f\xfd\x24\x0a\x51\0\0Some text.", "unzstd"),
-        ("zip", b"PK\3\4\x14\0\0\0\x08\0", "unzip"),
+    for name, content, tool in (
+        ("corpus", gzip.compress(b"Some text."), "gunzip"),
+        ("corpus.txt.zip", b"PK\3\4\x14\0\0\0\x08\0", "unzip"),
+        ("corpus.tar.gz", gzip.compress(b"Some text."), "gunzip"),
     ):
-        packed = tmp_path / "packed" / f"corpus.txt.{suffix}"
+        packed = tmp_path / "packed" / name
         packed.parent.mkdir(exist_ok=True)
         packed.write_bytes(content)
-        for name in (packed, f"text:{packed}"):
-            with pytest.raises(ValueError, match=rf"not compressed, '.*corpus.txt.{suffix}' is; unpack it \({tool}\)"):
-                fastssl.data.open(name)
-    with pytest.raises(ValueError, match=r"files with \.bz2, \.gz, \.xz, \.zip, \.zst are to be unpacked$"):
+        with pytest.raises(ValueError, match=rf"not compressed, '.*{name}' is; unpack it \({tool}\)"):
+            fastssl.data.open(packed)
+    with pytest.raises(ValueError, match=r"files with \.gz, \.zip are to be unpacked; files with no suffix"):
         fastssl.data.open(f"text:{packed.parent}")
+
+
+def zstandard(content: bytes) -> bytes:
+    pyarrow = pytest.importorskip("pyarrow")
+    packed: bytes = pyarrow.compress(content, codec="zstd", asbytes=True)
+    return packed
+
+
+PACKERS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard}
+
+
+@pytest.mark.parametrize("packed", PACKERS)
+def test_compressed_texts_and_tables_are_those_that_they_hold(tmp_path: Path, packed: str) -> None:
+    def pack(path: Path) -> Path:
+        content = path.read_bytes()
+        half = len(content) // 2
+        path.with_name(path.name + packed).write_bytes(
+            PACKERS[packed](content[:half]) + PACKERS[packed](content[half:])
+        )
+        path.unlink()
+        return path.with_name(path.name + packed)
+
+    (tmp_path / "a.txt").write_text("Größe.\n\nTwo.\nSentences.\n")
+    rows = [
+        {"text": text, "label": stars, "split": split} for (text, stars), split in zip(REVIEWS, ["train", "test"] * 2)
+    ]
+    places = [tmp_path / "a.txt"] + [
+        written(tmp_path / f"a{kind}", rows) for kind in (".csv", ".tsv", ".json", ".jsonl")
+    ]
+    for place in places:
+        for prefix in ("", "text:"):
+            plain = fastssl.data.open(f"{prefix}{place}")
+            again = pack(place)
+            found = fastssl.data.open(f"{prefix}{again}")
+            assert isinstance(plain, Corpus) and isinstance(found, Corpus) and found.name == plain.name == "a"
+            assert pickle.loads(pickle.dumps(found)).text(1) == found.text(1)
+            place.write_bytes(
+                gzip.decompress(again.read_bytes()) if packed == ".gz" else b"".join(unpacked(str(again)))
+            )
+            assert list(found.texts) == list(plain.texts) and str(found.labels) == str(plain.labels)
+            assert found.skipped == plain.skipped
+            again.unlink()
+    pack(tmp_path / "a.csv")
+    named = fastssl.data.open(f"{tmp_path}/a.csv{packed}#text=label:split=train")
+    assert list(named.texts) == ["2", "1"]  # type: ignore[attr-defined]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for part in ("train", "test"):
+        pack(written(folder / f"{part}.csv", rows))
+    assert len(open_splits(f"text:{folder}").test) == 4
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "a.txt").write_text("One.")
+    (texts / "b.txt").write_text("Two.")
+    pack(texts / "b.txt")
+    assert list(fastssl.data.open(texts).texts) == ["One.", "Two."]  # type: ignore[attr-defined]
+    (texts / "b.txt").write_text("Two.")
+    with pytest.raises(ValueError, match="expected each file of .*texts' once, got b.txt also compressed"):
+        fastssl.data.open(texts)
+    for name in ("cut.txt", "cut.csv"):
+        (tmp_path / (name + packed)).write_bytes(PACKERS[packed](b"text\nOne.")[:-6])
+        with pytest.raises(ValueError, match=rf"{name}{packed}: cannot be decompressed"):
+            fastssl.data.open(tmp_path / (name + packed))
+
+
+def test_packages_that_unpack_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt.zst").write_bytes(zstandard(b"One."))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"a\.txt\.zst needs the extra: pip install fastssl\[datasets\]"):
+        fastssl.data.open(tmp_path / "a.txt.zst")
 
 
 @pytest.mark.parametrize("kind", [".txt", ".jsonl"])
