@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, overload
 
@@ -302,6 +303,43 @@ class Numbered(_Strings):
 
     def _make(self, index: int) -> str:
         return f"{self.prefix}{index}"
+
+
+class GivenTexts(_Strings):
+    """Texts in memory, some of which may be none: these raise :class:`CorpusError` when they are read.
+
+    Args:
+        values: a string per document.
+        where: a name for document k in errors.
+        what: how its text is named there: "in column text".
+
+    Raises:
+        ValueError: none of the values is a string.
+    """
+
+    def __init__(self, values: Sequence[Any], where: Callable[[int], str], what: str) -> None:
+        self.values = list(values)
+        self.wrong = {
+            k: f"{where(k)}: expected a string {what}, got {reprlib.repr(value)}"
+            for k, value in enumerate(self.values)
+            if not isinstance(value, str)
+        }
+        if self.wrong and len(self.wrong) == len(self.values):
+            raise ValueError(self.wrong[0])
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def _make(self, index: int) -> str:
+        if index in self.wrong:
+            raise CorpusError(self.wrong[index])
+        text: str = self.values[index]
+        return text
+
+    @property
+    def fingerprint(self) -> str:
+        texts = (None if k in self.wrong else text for k, text in enumerate(self.values))
+        return digest(*(text if text is None else text.encode("utf-8", "surrogatepass") for text in texts))
 
 
 class Picked(_Strings):

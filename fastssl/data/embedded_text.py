@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastssl.data.corpus import Corpus, _Strings
-from fastssl.data.source import digest
+from fastssl.data.source import Item, Reduction, digest
 
 HELD_OUT = 4000  # of 82,115 nouns
 _SPLIT_SEED = 20240
@@ -133,6 +133,10 @@ class ParallelCorpus(Corpus):
             language=source.language,
         )
         self.source, self.target = source, target
+
+    def read(self, index: int, reduce: Reduction | None = None) -> Item:
+        self.target.text(index)  # an item whose second text cannot be read is unreadable
+        return super().read(index, reduce)
 
     def pair(self, index: int) -> tuple[str, str]:
         """Document ``index`` and its second text."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastssl.data.columns import PAIRS, find_column
-from fastssl.data.corpus import Corpus, decoded
+from fastssl.data.corpus import Corpus, GivenTexts, decoded
 from fastssl.data.embedded_text import ParallelCorpus
 from fastssl.data.parts import PARTS
 from fastssl.data.storage import entries, is_folder, is_url, join, kind_of, matching, name_of
@@ -60,7 +60,8 @@ def text_pairs(
         errors: "strict": bytes that are not of the encoding are an error; "replace": they become U+FFFD.
 
     Returns:
-        A :class:`ParallelCorpus`.
+        A :class:`ParallelCorpus`. Reading a pair of ``.jsonl`` of which a text is missing, or no string, raises
+        :class:`CorpusError`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -95,8 +96,10 @@ def text_pairs(
         pairs = list(_objects(file, lines, known) if kind_of(file) == ".jsonl" else _rows(file, lines, known, given))
     if not pairs:
         raise ValueError(f"pairs: expected pairs of texts in {file!r}, there are none")
-    sources, targets = zip(*pairs)
-    return ParallelCorpus(Corpus(list(sources), name), Corpus(list(targets), name))
+    first, second = (
+        GivenTexts(side, lambda k: f"{file}: pair {k + 1}", f"as {role}") for side, role in zip(zip(*pairs), known[0])
+    )
+    return ParallelCorpus(Corpus(first, name), Corpus(second, name))
 
 
 def _lines(file: str, encoding: str, errors: str) -> list[str]:
@@ -133,7 +136,8 @@ def _found(there: Iterable[str], known: list[tuple[str, str]]) -> tuple[str, str
     return next(((first, second) for first, second in pairs if first is not None and second is not None), None)
 
 
-def _objects(file: str, lines: list[str], known: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+def _objects(file: str, lines: list[str], known: list[tuple[str, str]]) -> Iterator[tuple[Any, Any]]:
+    keys: tuple[str, str] | None = None  # those of the object before, where one lacks a text
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -141,12 +145,12 @@ def _objects(file: str, lines: list[str], known: list[tuple[str, str]]) -> Itera
             found = json.loads(line)
         except ValueError as error:
             raise ValueError(f"{file}: line {number}: no JSON ({error})") from error
-        texts = [found[key] for key in _found(found, known) or ()] if isinstance(found, dict) else []
-        if not texts or not all(isinstance(text, str) for text in texts):
+        keys = _found(found, known) or keys if isinstance(found, dict) else None
+        if keys is None:
             kinds = {key: type(value).__name__ for key, value in found.items()} if isinstance(found, dict) else None
             got = kinds or type(found).__name__
             raise ValueError(f"{file}: line {number}: expected texts under the keys {', '.join(known[0])}, got {got}")
-        yield texts[0], texts[1]
+        yield found.get(keys[0]), found.get(keys[1])
 
 
 def _rows(file: str, lines: list[str], known: list[tuple[str, str]], given: bool) -> Iterator[tuple[str, str]]:

@@ -28,7 +28,7 @@ from fastssl.data.columns import (
     numbers_in,
     text_columns,
 )
-from fastssl.data.corpus import Corpus, decoded
+from fastssl.data.corpus import Corpus, GivenTexts, decoded
 from fastssl.data.embedded_text import ParallelCorpus
 from fastssl.data.files import FileSource
 from fastssl.data.labels import class_labels, fraction_among, labels_of, scores_of
@@ -202,11 +202,12 @@ def text_table(
 
     Returns:
         A corpus, of pairs a :class:`ParallelCorpus`. A column is found by its name, else by the only one of this name
-        in another case.
+        in another case. Reading a row without a text, or with something else in place of it, raises
+        :class:`CorpusError`.
 
     Raises:
         FileNotFoundError: no such table.
-        ValueError: no rows, no column of texts, a row whose text is no string, a label that is a fraction, or a score
+        ValueError: no rows, no column of texts, none of which is a string, a label that is a fraction, or a score
             that is no number.
 
     Example:
@@ -226,14 +227,17 @@ def text_table(
 def _texts(path: str, rows: list[dict[str, Any]], given: Mapping[str, str | None], part: str | None) -> Corpus:
     check_options(given, path, ("text", "text_pair", "label", "score", "split"))
     chosen = text_columns(_columns(rows), path, {role: name for role, name in given.items() if role != "split"})
-    for k, row in enumerate(rows):
-        for column in (chosen.text, chosen.text_pair):
-            if column is not None and not isinstance(row.get(column), str):
-                raise ValueError(f"{path}: row {k + 1}: expected a string in column {column}, got {row.get(column)!r}")
-    labels, classes = labels_of(chosen, rows, lambda k: f"{path}: row {k + 1}")
-    corpus = Corpus([row[chosen.text] for row in rows], name_of(path), labels=labels, classes=classes)
+
+    def place(k: int) -> str:
+        return f"{path}: row {k + 1}"
+
+    def given_in(column: str) -> GivenTexts:
+        return GivenTexts([row.get(column) for row in rows], place, f"in column {column}")
+
+    labels, classes = labels_of(chosen, rows, place)
+    corpus = Corpus(given_in(chosen.text), name_of(path), labels=labels, classes=classes)
     if chosen.text_pair is not None:
-        corpus = ParallelCorpus(corpus, Corpus([row[chosen.text_pair] for row in rows], corpus.name))
+        corpus = ParallelCorpus(corpus, Corpus(given_in(chosen.text_pair), corpus.name))
     corpus.columns = chosen
     free = [name for name in _columns(rows) if name not in (chosen.text, chosen.text_pair, chosen.label, chosen.score)]
     return of_part(path, corpus, rows, first_column(free, SPLITS), part, given.get("split"))

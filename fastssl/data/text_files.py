@@ -170,7 +170,7 @@ class ColumnTexts(_Strings):
     def _make(self, index: int) -> str:
         text = self.table[index][self.column]
         if not isinstance(text, str):
-            raise CorpusError(f"row {index}: expected a string in column {self.column!r}, got {type(text).__name__}")
+            raise CorpusError(f"row {index}: expected a string in column {self.column}, got {reprlib.repr(text)}")
         return text
 
     @property

@@ -28,6 +28,7 @@ from fastssl.data import (
     text_table,
 )
 from fastssl.data.columns import PAIRS, split_options
+from fastssl.data.readable import readable
 from fastssl.data.storage import unpacked
 from fastssl.data.summary import summary
 
@@ -584,15 +585,37 @@ def test_classes_that_look_like_missing_labels_are_named(tmp_path: Path, caplog:
 
 
 @pytest.mark.parametrize("value", (None, 3, ["a"]))
-def test_texts_of_json_lines_that_are_none_are_named(tmp_path: Path, value: Any) -> None:
-    path = written(tmp_path / "a.jsonl", [{"text": "a"}, {"text": value}])
-    with pytest.raises(ValueError, match=r"a\.jsonl: row 2: expected a string in column text, got "):
+def test_texts_of_json_lines_that_are_none_are_unreadable(tmp_path: Path, value: Any) -> None:
+    path = tmp_path / "a.jsonl"
+    for name, column, error in (
+        (f"{path}", "text", r"a\.jsonl: row 2: expected a string in column text, got "),
+        (f"{path}", "text_pair", r"a\.jsonl: row 2: expected a string in column text_pair, got "),
+        (f"text:{path}", "text", r"a\.jsonl: line 2: expected a string under the key 'text', got "),
+        (f"text:{path}", "text_pair", r"a\.jsonl: line 2: expected a string under the key 'text_pair', got "),
+        (f"pairs:{path}", "text_pair", r"a\.jsonl: pair 2: expected a string as target, got "),
+    ):
+        rows = [{"text": text, "text_pair": text.upper(), "label": 1} for text in "abc"]
+        written(path, [rows[0], {**rows[1], column: value}, rows[2]])
+        source = fastssl.data.open(name)
+        with pytest.raises(CorpusError, match=error):
+            source.read(1)
+        left, reasons = readable(source)
+        assert [item.text for item in left.items(range(2))] == ["a", "c"] and list(reasons) == [1]
+        assert left.pair(1) == ("c", "C")  # type: ignore[attr-defined]
+        written(path, [rows[0], {key: text for key, text in rows[1].items() if key != column}, rows[2]])
+        assert list(readable(fastssl.data.open(name))[1]) == [1]
+    written(path, [{"text": value}] * 2)  # a column that holds no texts
+    with pytest.raises(ValueError, match=r"a\.jsonl: row 1: expected a string in column text, got "):
         fastssl.data.open(path)
-    with pytest.raises(CorpusError, match=r"a\.jsonl: line 2: expected a string under the key 'text', got "):
-        list(fastssl.data.open(f"text:{path}").texts)  # type: ignore[attr-defined]
-    written(path, [{"source": "a", "target": value}])
-    with pytest.raises(ValueError, match=r"line 1: expected texts under the keys source, target, got .*'target': "):
-        text_pairs(path)
+
+
+def test_null_texts_of_parquet_files_are_unreadable(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pa.table({"source": ["a", "b", None], "target": ["A", None, "C"]}), tmp_path / "a.parquet")
+    left, reasons = readable(fastssl.data.open(tmp_path / "a.parquet"))
+    assert [item.text for item in left.items([0])] == ["a"]
+    assert reasons[2] == "row 2: expected a string in column source, got None" and list(reasons) == [1, 2]
 
 
 def test_columns_without_a_name_are_left_out(tmp_path: Path) -> None:
