@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 PATHS, LABELS, SCORES, TEXTS = (
     ("path", "file", "file_name", "filename", "image", "filepath", "image_name"),
@@ -151,6 +152,23 @@ def first_column(columns: Iterable[str], names: Iterable[str]) -> str | None:
     """The column of the first of the names that has one (:func:`find_column`)."""
     columns = list(columns)
     return next((found for name in names if (found := find_column(columns, name)) is not None), None)
+
+
+def with_inner(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with the fields of the objects in it, which are columns of their own.
+
+    Example:
+        >>> from fastssl.data.columns import with_inner
+        >>> list(with_inner({"id": 1, "translation": {"de": "eins", "en": "one"}}))
+        ['id', 'translation', 'translation.de', 'translation.en']
+    """
+    inner = {
+        f"{name}.{key}": value
+        for name, own in row.items()
+        if isinstance(own, Mapping)
+        for key, value in with_inner(own).items()
+    }
+    return {**row, **{name: value for name, value in inner.items() if name not in row}}
 
 
 def _composed(name: str) -> str:

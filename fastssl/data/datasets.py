@@ -213,8 +213,8 @@ def hub(path: str, /, part: str | None = None, **columns: str) -> dict[str, Sour
     Args:
         path: a folder that ``save_to_disk`` has written, a folder of Parquet or Arrow files, a Parquet file, or a name.
         part: open only this split.
-        columns: "image", "text", "text_pair", "label" or "score" -> the column of it, where it is not found by its name
-            or type; "name" -> the configuration to load.
+        columns: "image", "text", "text_pair", "label" or "score" -> the column of it (in an object "translation.de"),
+            where it is not found by its name or type; "name" -> the configuration to load.
 
     Raises:
         ImportError: the extra is missing: ``pip install fastssl[datasets]``.
@@ -276,6 +276,8 @@ def _read(table: Any, name: str, columns: Mapping[str, str], where: str) -> Sour
         for column in _encoded(table.features, columns.get("image")):
             table = table.cast_column(column, datasets.Image())
     images = any(isinstance(kind, datasets.Image) for kind in table.features.values())
+    if not images and any(isinstance(kind, (dict, datasets.Translation)) for kind in table.features.values()):
+        table = table.flatten()  # the fields of objects are columns: "translation.de"
     known = ("image", "label", "text", "score") if images else ("text", "text_pair", "label", "score")
     check_options(columns, name, (*known, "name"))
     columns = {role: known_column(table.features, name, role, column) for role, column in columns.items()}

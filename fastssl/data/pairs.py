@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fastssl.data.columns import PAIRS, find_column
+from fastssl.data.columns import PAIRS, find_column, with_inner
 from fastssl.data.corpus import Corpus, GivenTexts, decoded
 from fastssl.data.embedded_text import ParallelCorpus
 from fastssl.data.parts import PARTS
@@ -53,9 +53,9 @@ def text_pairs(
             (OPUS, Moses) both, the source first: "Books.de-en.{de,en}"; or a folder with ``train.de``, ``train.en``,
             ``test.de`` and ``test.en``. All of them may be compressed (``.gz``, ``.bz2``, ``.xz``, ``.zst``).
         part: "train" or "test", of a folder.
-        source, target: the columns or keys of the two texts, or the endings of parallel files in a folder; None:
-            "source" and "target", else a pair that :func:`text_table` knows by its names, or, in a table whose first
-            line has none, its two columns, without a heading.
+        source, target: the columns or keys of the two texts (in an object "translation.de"), or the endings of parallel
+            files in a folder; None: "source" and "target", else a pair that :func:`text_table` knows by its names, or,
+            in a table whose first line has none, its two columns, without a heading.
         encoding: that of the file.
         errors: "strict": bytes that are not of the encoding are an error; "replace": they become U+FFFD.
 
@@ -145,6 +145,7 @@ def _objects(file: str, lines: list[str], known: list[tuple[str, str]]) -> Itera
             found = json.loads(line)
         except ValueError as error:
             raise ValueError(f"{file}: line {number}: no JSON ({error})") from error
+        found = with_inner(found) if isinstance(found, dict) else found
         keys = _found(found, known) or keys if isinstance(found, dict) else None
         if keys is None:
             kinds = {key: type(value).__name__ for key, value in found.items()} if isinstance(found, dict) else None

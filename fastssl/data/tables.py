@@ -27,6 +27,7 @@ from fastssl.data.columns import (
     known_column,
     numbers_in,
     text_columns,
+    with_inner,
 )
 from fastssl.data.corpus import Corpus, GivenTexts, decoded
 from fastssl.data.embedded_text import ParallelCorpus
@@ -187,7 +188,7 @@ def text_table(
 
     Args:
         path: path or URL of a table as of :func:`table`.
-        text: the column of texts; None: text, caption, sentence, content or document.
+        text: the column of texts, in an object "translation.de"; None: text, caption, sentence, content or document.
         text_pair: the column of the second texts of pairs; None: that of a pair known by its names (sentence1 and
             sentence2, premise and hypothesis, question1 and question2, question and sentence, text and text_pair,
             text1 and text2, source and target), unless ``text`` is given.
@@ -345,7 +346,7 @@ def _rows(path: str, encoding: str = "utf-8", errors: str = "strict") -> list[di
         raise ValueError(f"{path}: expected rows, found none")
     read = str if errors == "strict" else _replaced  # of bytes this is done, of escapes in JSON not
     made = [
-        {str(name).strip(): read(value) if isinstance(value, str) else value for name, value in row.items()}
+        with_inner({str(name).strip(): read(value) if isinstance(value, str) else value for name, value in row.items()})
         for row in rows
     ]
     twice = next((row for row, bare in zip(rows, made) if len(bare) < len(row)), None)

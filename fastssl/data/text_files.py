@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastssl.data.columns import TextColumns, find_column, text_columns
+from fastssl.data.columns import TextColumns, find_column, text_columns, with_inner
 from fastssl.data.corpus import (
     READ_ON,
     UTF16,
@@ -133,7 +133,7 @@ class FileTexts(_Strings):
             raise CorpusError(f"{self.place(index)}: expected a JSON object per line ({error})") from error
         if not isinstance(found, dict):
             raise CorpusError(f"{self.place(index)}: expected a JSON object per line, got {type(found).__name__}")
-        return found
+        return with_inner(found)
 
     def _value(self, line: str, index: int) -> str:
         found = self._object(line, index)

@@ -441,10 +441,32 @@ def test_columns_of_lists_are_named(named: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected a column .*; columns of other types are no texts: text \(\w+\)"):
         fastssl.data.open(f"{tmp_path / 'a.parquet'}{named}")
     parquet.write_table(pa.table({"id": [1], "translation": [{"en": "One", "de": "Eins"}]}), tmp_path / "b.parquet")
-    with pytest.raises(
-        ValueError, match=r"got id; others .*; columns of other types are no texts: translation \(\w+\)"
-    ):
+    with pytest.raises(ValueError, match=r"got id, translation\.en, translation\.de; others are named: "):
         fastssl.data.open(f"{tmp_path / 'b.parquet'}")
+
+
+TRANSLATED = [{"id": k, "translation": {"en": en, "de": de}} for k, (en, de) in enumerate(zip("abc", "ABC"))]
+
+
+@pytest.mark.parametrize("name", ("a.jsonl", "a.json", "text:a.jsonl", "pairs:a.jsonl", "a.parquet", "hf:saved"))
+def test_texts_in_objects_are_columns(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    if "json" in name:
+        written(Path(name.rpartition(":")[2]), TRANSLATED)
+    else:
+        datasets = pytest.importorskip("datasets")
+        kinds = {"id": datasets.Value("int64"), "translation": datasets.Translation(languages=["en", "de"])}
+        table = datasets.Dataset.from_list(TRANSLATED, features=datasets.Features(kinds))
+        table.save_to_disk("saved")
+        table.to_parquet("a.parquet")
+    first, second = ("source", "target") if "pairs" in name else ("text", "text_pair")
+    found = fastssl.data.open(f"{name}#{first}=translation.de:{second}=translation.en")
+    assert isinstance(found, ParallelCorpus)
+    assert [found.pair(k) for k in range(3)] == [("A", "a"), ("B", "b"), ("C", "c")]
+    with pytest.raises(
+        ValueError, match=r"id, .*translation\.(en|de)|under the keys translation.fr, .*'translation.en'"
+    ):
+        fastssl.data.open(f"{name}#{first}=translation.fr:{second}=translation.en")
 
 
 def test_files_that_are_no_texts_are_not_read_as_texts(tmp_path: Path) -> None:
