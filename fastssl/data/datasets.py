@@ -18,6 +18,7 @@ from fastssl.data.labels import class_labels, fraction_among, scores_of
 from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest, empty_texts
 from fastssl.data.storage import ending
 from fastssl.data.table_splits import SPLITS, split_rows
+from fastssl.data.tables import listed_images, lists_images
 from fastssl.data.text_files import hub_corpus
 
 IMAGES = ("image", "img", "images", "pixel_values")
@@ -207,14 +208,18 @@ class HubSource(Source):
         return digest(self.fingerprint, str(self.table._fingerprint))
 
 
-def hub(path: str, /, part: str | None = None, **columns: str) -> dict[str, Source]:
+def hub(
+    path: str, options: Mapping[str, Any] = MappingProxyType({}), /, part: str | None = None, **columns: str
+) -> dict[str, Source]:
     """The splits of a Hugging Face data set, saved on disk or by name: of images, or corpora.
 
     Args:
         path: a folder that ``save_to_disk`` has written, a folder of Parquet or Arrow files, a Parquet file, or a name.
+        options: those of :class:`FileSource` for images that a folder or file lists by their paths.
         part: open only this split.
         columns: "image", "text", "text_pair", "label" or "score" -> the column of it (in an object "translation.de"),
-            where it is not found by its name or type; "name" -> the configuration to load.
+            where it is not found by its name or type; "name" -> the configuration to load; "path", "images" and "split"
+            as of :func:`fastssl.data.table`.
 
     Raises:
         ImportError: the extra is missing: ``pip install fastssl[datasets]``.
@@ -242,11 +247,35 @@ def hub(path: str, /, part: str | None = None, **columns: str) -> dict[str, Sour
     except Exception as error:  # the library and pyarrow raise errors of their own
         raise ValueError(f"data: hf:{path} cannot be read ({error})") from error
     tables: dict[str, Any] = dict(parts) if isinstance(parts, Mapping) else {"train": parts}
-    tables = _divided(*tables.values()) or tables if len(tables) == 1 else tables
+    tables = _divided(*tables.values()) or tables if len(tables) == 1 and "split" not in columns else tables
     if part is not None and part not in tables:
         raise ValueError(f"name: expected a part {part} in {path!r}, got {sorted(tables)}")
     name, where = (Path(path).stem, path) if Path(path).is_file() else (Path(path).name, f"hf:{path}")
-    return {key: _read(table, name, columns, where) for key, table in tables.items() if part in (None, key)}
+    made: dict[str, Source] = {}
+    for key, table in tables.items():
+        if part in (None, key):
+            listed = path if Path(path).is_file() else os.path.join(path, key)
+            of_paths = os.path.exists(path) and _lists_images(table, columns)
+            made[key] = (
+                listed_images(listed, table.to_list(), columns, None, **options)
+                if of_paths
+                else _read(table, name, columns, where)
+            )
+            made[key].name = name
+    return made
+
+
+def _lists_images(table: Any, columns: Mapping[str, str]) -> bool:
+    """Whether a table lists images by their paths: one that holds some, or other bytes, does if it is said so."""
+    import datasets
+
+    kinds = table.features
+    if "path" not in columns and any(
+        isinstance(kind, (datasets.Image, dict)) or _is_bytes(kind) for kind in kinds.values()
+    ):
+        return False
+    strings = [name for name, kind in kinds.items() if getattr(kind, "dtype", "") in ("string", "large_string")]
+    return lists_images(strings, columns, table.__getitem__)
 
 
 def _divided(table: Any) -> dict[str, Any] | None:

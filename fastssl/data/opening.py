@@ -372,13 +372,8 @@ def _with_options(name: str, given: dict[str, str], part: str, options: dict[str
 
 
 def _hub(root: str, part: str, given: dict[str, str], options: dict[str, Any]) -> Source:
-    """A Hugging Face data set, or the images that a Parquet file lists by their paths."""
-    place = os.path.expanduser(root)
-    if ending(place) == PARQUET and is_file(place):
-        listed = tables.parquet_list(place, given, part, **options)
-        if listed is not None:
-            return listed
-    parts = hub(root, **given)
+    """A Hugging Face data set, whose columns may also be paths of images."""
+    parts = hub(root, options, **given)
     alone = len(parts) == 1 and ending(root) == PARQUET
     chosen = next(iter(parts)) if alone else find_labelled(parts, part, parts.__getitem__, OF_IMAGES)
     if chosen is None:

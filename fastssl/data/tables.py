@@ -97,12 +97,15 @@ def table(
     given = {**(columns or {}), **({} if images is None else {"images": str(images)})}
     given |= {} if split is None else {"split": split}
     rows = _parquet_rows(str(path)) if ending(str(path)) == PARQUET else _rows(str(path))
-    return _images(str(path), rows, given, part, **options)
+    return listed_images(str(path), rows, given, part, **options)
 
 
-def _images(
+def listed_images(
     path: str, rows: list[dict[str, Any]], given: Mapping[str, str], part: str | None, **options: Any
 ) -> FileSource:
+    """The images that the rows of a table list (:func:`table`)."""
+    if not rows:
+        raise ValueError(f"{path}: expected rows, found none")
     folders = rows.folders if isinstance(rows, Captioned) else None
     columns, roles = _columns(rows), {"path": PATHS, "label": LABELS, "text": CAPTIONS, "score": ()}
     check_options(given, path, (*roles, "images", "split"))
@@ -256,53 +259,21 @@ def open_table(
     """The images that a table lists, or the texts of one without a column of their paths: where there are texts, files
     with the suffix of something else (``page.html``) are not taken for images."""
     rows, given = _rows(str(path), encoding, errors), columns or {}
-    if _lists_images(_columns(rows), given, lambda where: (row.get(where) for row in rows)):
-        return _images(str(path), rows, given, part, **options)
+    if lists_images(_columns(rows), given, lambda where: (row.get(where) for row in rows)):
+        return listed_images(str(path), rows, given, part, **options)
     return _texts(str(path), rows, given, part)
 
 
-def parquet_list(path: str, given: Mapping[str, str], part: str | None, **options: Any) -> FileSource | None:
-    """The images that a Parquet file lists by their paths; None: it holds images, or texts.
-
-    Raises:
-        ImportError: the extra is missing: ``pip install fastssl[datasets]``.
-        ValueError: as of :func:`table`.
-    """
-    arrow = _arrow(path)
-    try:
-        fields = arrow.parquet.read_schema(path)
-        kinds = {field.name: str(getattr(field.type, "value_type", field.type)) for field in fields}  # of dictionaries
-        if "path" not in given and any(
-            kind.startswith(("binary", "large_binary", "struct")) for kind in kinds.values()
-        ):
-            return None
-        strings = [name for name, kind in kinds.items() if kind in ("string", "large_string")]
-        if not _lists_images(
-            strings, given, lambda where: arrow.parquet.read_table(path, columns=[where])[where].to_pylist()
-        ):
-            return None
-    except arrow.ArrowException:  # what reads the others says why
-        return None
-    return _images(path, _parquet_rows(path), given, part, **options)
-
-
 def _parquet_rows(path: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = _arrow(path).parquet.read_table(path).to_pylist()
-    if not rows:
-        raise ValueError(f"{path}: expected rows, found none")
-    return rows
-
-
-def _arrow(path: str) -> Any:
     try:
-        import pyarrow
         import pyarrow.parquet
     except ImportError as error:
         raise ImportError(f"{path} needs the extra: pip install fastssl[datasets]") from error
-    return pyarrow
+    rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
+    return rows
 
 
-def _lists_images(columns: Iterable[str], given: Mapping[str, str], paths: Callable[[str], Iterable[Any]]) -> bool:
+def lists_images(columns: Iterable[str], given: Mapping[str, str], paths: Callable[[str], Iterable[Any]]) -> bool:
     """Whether a table with these columns, of strings, and the values that ``paths`` gives of one, lists images."""
     if IMAGE_OPTIONS & set(given):
         return True

@@ -81,8 +81,28 @@ def test_paths_in_parquet_files(folder: Path) -> None:
     divided = stored(folder / "split.parquet", path=paths, label=KINDS, split=["train", "test", "train"])
     assert [len(part) for part in (open_splits(divided).train, open_splits(divided).test)] == [2, 1]
     assert len(fastssl.data.open(f"{divided}#split=test")) == 1
+    with pytest.raises(ValueError, match="empty.parquet: expected rows, found none"):
+        table(stored(folder / "empty.parquet", path=[]))
     with pytest.raises(ValueError, match="row 2 has no path"):
         fastssl.data.open(stored(folder / "none.parquet", path=["0 of.PNG", None]))
+
+
+def test_folders_of_parquet_files_of_paths(folder: Path) -> None:
+    paths = [f"../{k} of.PNG" for k in range(3)]
+    (folder / "lists").mkdir()
+    for k in range(3):
+        stored(folder / "lists" / f"train-{k}.parquet", path=[paths[k]], label=[KINDS[k]], age=[float(k)])
+    for name in (f"hf:{folder}/lists", f"{folder}/lists"):
+        source = fastssl.data.open(name, max_pixels=64)
+        check(source, [1, 0, 1])
+        assert source.name == "lists" and source.max_pixels == 64  # type: ignore[attr-defined]
+        assert [len(part) for part in (open_splits(name).train, open_splits(name).test)] == [2, 1]
+        np.testing.assert_array_equal(fastssl.data.open(f"{name}#score=age").labels, [0, 1, 2])
+        check(fastssl.data.open(f"{name}#images=../lists:label=label"), [1, 0, 1])
+    stored(folder / "lists" / "test-0.parquet", path=paths[:1], label=["b"])
+    task = open_splits(f"hf:{folder}/lists")
+    assert (len(task.train), len(task.test), task.test.labels.tolist()) == (3, 1, [1])  # type: ignore[union-attr]
+    assert len(fastssl.data.open(f"{folder}/lists", part="test")) == 1
 
 
 def test_other_parquet_files_are_no_lists(folder: Path) -> None:
