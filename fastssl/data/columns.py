@@ -154,6 +154,12 @@ def first_column(columns: Iterable[str], names: Iterable[str]) -> str | None:
     return next((found for name in names if (found := find_column(columns, name)) is not None), None)
 
 
+def spaced(text: str, mark: str) -> bool:
+    """Whether there are spaces between a separator of fields and a quotation mark, which is part of the field unless
+    they are skipped."""
+    return re.search(rf"{re.escape(mark)} +\"", text) is not None
+
+
 def with_inner(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row with the fields of the objects in it, which are columns of their own.
 

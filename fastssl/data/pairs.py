@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fastssl.data.columns import PAIRS, find_column, with_inner
+from fastssl.data.columns import PAIRS, find_column, spaced, with_inner
 from fastssl.data.corpus import Corpus, GivenTexts, decoded
 from fastssl.data.embedded_text import ParallelCorpus
 from fastssl.data.parts import PARTS
@@ -156,7 +156,8 @@ def _objects(file: str, lines: list[str], known: list[tuple[str, str]]) -> Itera
 
 def _rows(file: str, lines: list[str], known: list[tuple[str, str]], given: bool) -> Iterator[tuple[str, str]]:
     if kind_of(file) == ".csv":
-        rows = list(csv.reader(line + "\n" for line in lines))
+        skip = spaced("\n".join(lines), ",")
+        rows = list(csv.reader((line + "\n" for line in lines), skipinitialspace=skip))
     else:
         rows = [line.split("\t") for line in lines]
     first = next((k for k, row in enumerate(rows) if any(row)), 0)

@@ -26,6 +26,7 @@ from fastssl.data.columns import (
     first_column,
     known_column,
     numbers_in,
+    spaced,
     text_columns,
     with_inner,
 )
@@ -317,13 +318,13 @@ def _rows(path: str, encoding: str = "utf-8", errors: str = "strict") -> list[di
         raise ValueError(f"{path}: expected rows, found none")
     read = str if errors == "strict" else _replaced  # of bytes this is done, of escapes in JSON not
     made = [
-        with_inner({str(name).strip(): read(value) if isinstance(value, str) else value for name, value in row.items()})
+        {str(name).strip(): read(value) if isinstance(value, str) else value for name, value in row.items()}
         for row in rows
     ]
     twice = next((row for row, bare in zip(rows, made) if len(bare) < len(row)), None)
     if twice is not None:
         raise ValueError(f"{path}: expected columns of different names, got {', '.join(map(repr, twice))}")
-    return made
+    return [with_inner(row) for row in made]
 
 
 def _replaced(text: str) -> str:
@@ -365,13 +366,12 @@ def _fields(path: str, text: str, kind: str) -> list[dict[str, Any]]:
     heading = text.partition("\n")[0]  # semicolons: of spreadsheets whose decimal mark is a comma
     mark = "\t" if kind == ".tsv" else next((mark for mark in ",;\t|" if mark in heading), ",")
     if mark in ",;":
-        rows = read(delimiter=mark)
+        rows = read(delimiter=mark, skipinitialspace=spaced(text, mark))
     else:
-        how: dict[str, Any] = {"delimiter": mark, "skipinitialspace": mark == "|"}
         try:
-            rows = read(**how, strict=True)
+            rows = read(delimiter=mark, skipinitialspace=mark == "|" or spaced(text, mark), strict=True)
         except csv.Error:
-            rows = read(**how, quoting=csv.QUOTE_NONE)
+            rows = read(delimiter=mark, skipinitialspace=mark == "|", quoting=csv.QUOTE_NONE)
     for k, row in enumerate(rows):
         if mark == "\t" and any(isinstance(value, str) and "\t" in value for value in row.values()):
             raise ValueError(

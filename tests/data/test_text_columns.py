@@ -530,6 +530,20 @@ def test_csv_files_whose_quotation_marks_or_headings_are_wrong_are_named(tmp_pat
         text_table(path)
 
 
+@pytest.mark.parametrize("mark", (",", ";", "\t", "|"))
+def test_spaces_before_quotation_marks_are_skipped(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f'label{mark} "text"\n"x"{mark}  "One, two; ""three"""\ny{mark}four\n')
+    found = fastssl.data.open(path)
+    assert list(found.texts) == ['One, two; "three"', "four"]  # type: ignore[attr-defined]
+    path.write_text(f"label{mark}text\nx{mark} One\n")  # without quotation marks they are characters as others are
+    assert list(fastssl.data.open(path).texts) == ["One" if mark == "|" else " One"]  # type: ignore[attr-defined]
+    path.write_text('source, target\n"One, two", "Uno, dos"\n')
+    assert text_pairs(path).pair(0) == ("One, two", "Uno, dos")
+    path.write_text('text\tlabel\n "One" more\tx\n')
+    assert list(fastssl.data.open(path).texts) == [' "One" more']  # type: ignore[attr-defined]
+
+
 def test_other_options_of_pairs_are_named(tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text("ad,query\nshoes,red\n")
