@@ -108,14 +108,14 @@ def text_columns(there: Iterable[str], where: str, given: Mapping[str, str | Non
 
 
 def check_answers(where: str, given: Mapping[str, str | None]) -> None:
-    """Checks that a table is asked for classes or for numbers to predict.
+    """Checks that a table is asked for classes, several of them per row, or numbers to predict.
 
     Raises:
-        ValueError: for both.
+        ValueError: for more than one of these.
     """
-    if given.get("label") is not None and given.get("score") is not None:
-        both = f"label={given['label']} and score={given['score']}"
-        raise ValueError(f"{where}: expected a column of labels or of scores, got {both}")
+    asked = [f"{role}={given[role]}" for role in ("label", "labels", "score") if given.get(role) is not None]
+    if len(asked) > 1:
+        raise ValueError(f"{where}: expected a column of labels or of scores, got {' and '.join(asked)}")
 
 
 def known_column(columns: Iterable[str], where: str, role: str, column: str) -> str:

@@ -100,6 +100,34 @@ def labels_of(
     return class_labels(given, where, columns.label)
 
 
+def several_labels(columns: Mapping[str, Sequence[Any]], where: Callable[[int], str]) -> np.ndarray:
+    """Several classes per item, int64 [N, classes] of -1 (absent), 0 (unknown) and 1, of a column for each.
+
+    Args:
+        columns: name of a class -> for each item 1 or 0, or what is unknown: None, white space.
+        where: a name for item k in errors.
+
+    Raises:
+        ValueError: another value.
+
+    Example:
+        >>> from fastssl.data.labels import several_labels
+        >>> several_labels({"cat": ["1", "0"], "dog": ["", "1.0"]}, str).tolist()
+        [[1, 0], [-1, 1]]
+    """
+
+    def value(given: Any, k: int, column: str) -> int:
+        text = _text(given, where, k)
+        if text and not (_INTEGER.fullmatch(text) and int(text.partition(".")[0]) in (0, 1)):
+            raise ValueError(
+                f"{where(k)}: expected 1, 0 or an empty cell (unknown) of a class in column {column!r}, got {text!r}"
+            )
+        return 2 * int(text.partition(".")[0]) - 1 if text else 0
+
+    made = [[value(given, k, column) for k, given in enumerate(own)] for column, own in columns.items()]
+    return np.array(made, np.int64).T
+
+
 def scores_of(given: Sequence[Any], where: Callable[[int], str]) -> np.ndarray | None:
     """Numbers to predict, float64 [N], NaN where unknown; None if all are.
 

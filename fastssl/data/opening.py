@@ -511,7 +511,9 @@ def _file(place: str, part: str, options: dict[str, Any]) -> Source:
     if kind == WAV:
         return WavSource([os.path.basename(place)], name=name_of(place), root=parent(place))
     if kind == ".txt":
-        return text_files.text_corpus(place)
+        corpus: Any = text_files.text_corpus(place)
+        _check_lists_no_images(place, corpus.texts.files[0].read(0, 1024))
+        return corpus
     if kind in tables.SUFFIXES:
         return tables.open_table(place, part=part, **options)
     start = open_file(place).read(0, 1024)
@@ -521,6 +523,19 @@ def _file(place: str, part: str, options: dict[str, Any]) -> Source:
     if kind not in SUFFIXES and start and not any(byte < 9 for byte in start) and _is_text(start):
         raise ValueError(f"data: expected an image, got {place!r}, a file of text; texts are opened as text:{place}")
     return FileSource([os.path.basename(place)], name=name_of(place), root=parent(place), **options)
+
+
+def _check_lists_no_images(place: str, start: bytes) -> None:
+    """A list of images that are there is no corpus, although its lines are text."""
+    line = start.partition(b"\n")[0].decode("utf-8", "replace").strip()
+    first = next(
+        (own for own in (line, re.split(r"[,;\t|]", line)[0], line.partition(" ")[0]) if ending(own) in SUFFIXES), None
+    )
+    if first is not None and is_file(join(parent(place), first)):
+        raise ValueError(
+            f"data: expected texts, {place!r} lists images such as {first!r}; those are read as {place}#images=., "
+            f"and the lines of the file themselves as text:{place}"
+        )
 
 
 def _is_text(start: bytes) -> bool:

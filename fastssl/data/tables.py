@@ -33,7 +33,7 @@ from fastssl.data.columns import (
 from fastssl.data.corpus import Corpus, GivenTexts, decoded
 from fastssl.data.embedded_text import ParallelCorpus
 from fastssl.data.files import FileSource
-from fastssl.data.labels import class_labels, fraction_among, labels_of, scores_of
+from fastssl.data.labels import class_labels, fraction_among, labels_of, scores_of, several_labels
 from fastssl.data.listing import ARRAY
 from fastssl.data.listing import SUFFIXES as IMAGES
 from fastssl.data.storage import ending, is_folder, is_url, join, kind_of, name_of, parent
@@ -67,7 +67,8 @@ def table(
             caption, title, comment, captions, raw). Names of columns in any case. Labels are integers or names; an
             empty label is unknown. A cell with a list of texts (in ``.csv`` files: in JSON) is a row for each.
         columns: "path", "label" or "text" -> the name of its column, where it is another one; "score" -> the column of
-            numbers to predict, in place of labels; an empty one is unknown.
+            numbers to predict, in place of labels; "labels" -> the columns of several classes per image, "{cat,dog}",
+            with 1 or 0 in each; an empty one is unknown.
         images: the folder that paths are relative to, itself relative to that of the table; None: the folder of the
             table, and for captions of COCO the one that has the images
             (:func:`fastssl.data.captions.images_folder`).
@@ -109,9 +110,9 @@ def listed_images(
         raise ValueError(f"{path}: expected rows, found none")
     folders = rows.folders if isinstance(rows, Captioned) else None
     columns, roles = _columns(rows), {"path": PATHS, "label": LABELS, "text": CAPTIONS, "score": ()}
-    check_options(given, path, (*roles, "images", "split"))
+    check_options(given, path, (*roles, "labels", "images", "split"))
     check_answers(path, given)
-    if "score" in given:
+    if "score" in given or "labels" in given:
         del roles["label"]
     chosen = {
         role: known_column(columns, path, role, given[role]) if role in given else first_column(columns, names)
@@ -135,6 +136,11 @@ def listed_images(
         labels, classes = class_labels(read, lambda k: f"{path}: row {k + 1}", label)
     elif score is not None:
         labels = scores_of(read, lambda k: f"{path}: row {k + 1}")
+    elif "labels" in given:
+        names = [name.strip() for name in given["labels"].strip("{}").split(",")]
+        classes = [known_column(columns, path, "labels", name) for name in names]
+        own = {name: [row.get(name) for row in rows] for name in classes}
+        labels = several_labels(own, lambda k: f"{path}: row {k + 1}")
     texts: list[str] | None = None
     if text is not None:
         several = captions_of(path, [row.get(text) for row in rows], text)
@@ -143,17 +149,20 @@ def listed_images(
         labels = None if labels is None else labels[each]
     source = FileSource(
         [str(row[where]) for row in rows],
-        None if score else labels,
+        labels if label else None,
         classes,
         name_of(path),
         root=_root(path, folders, str(rows[0][where]), given.get("images")),
         texts=texts,
         **options,
     )
-    source.labels = labels if score else source.labels
-    used = (*chosen.values(), measured)
+    source.labels = source.labels if label else labels
+    asked = classes if "labels" in given else []
+    used = (*chosen.values(), measured, *asked)
     others = [name for name in columns if name not in used and find_column(SPLITS, name) is None]
-    source.columns = described(chosen) + (f", none from {', '.join(map(repr, others))}" if others else "")
+    source.columns = described({**chosen, "labels": ", ".join(asked) or None}) + (
+        f", none from {', '.join(map(repr, others))}" if others else ""
+    )
     source.columns += numbers_in(measured)
     free = [name for name in columns if name not in chosen.values()]
     return of_part(path, source, rows, first_column(free, SPLITS), part, given.get("split"))

@@ -274,7 +274,8 @@ def labels_of(source: Source) -> Tensor:
             if item.label is None:  # not read to its end
                 hint, columns = "", getattr(source, "columns", None)
                 if columns is not None:
-                    hint = f" ({columns}); a column of classes of another name: #label=NAME, of numbers: #score=NAME"
+                    hint = f" ({columns}); a column of classes of another name: #label=NAME, of numbers: #score=NAME, "
+                    hint += "of 0 and 1 for each of several classes: #labels={A,B}"
                 elif source.classes_from is not None:
                     hint = f"; {source.classes_from}"
                 elif item.text is not None:

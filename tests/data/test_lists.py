@@ -44,6 +44,38 @@ def test_paths_need_no_heading(folder: Path, name: str, labels: bool) -> None:
     assert list(source.classes) == (["a", "b"] if labels else [])
 
 
+@pytest.mark.parametrize("row", ["{}", "{},cat", "{}\t1", "{}|cat"])
+def test_lists_of_images_are_no_corpora(folder: Path, row: str) -> None:
+    path = folder / "list.txt"
+    path.write_text("\n".join(row.format(f"{k} of.PNG") for k in range(3)))
+    with pytest.raises(ValueError, match=r"list.txt' lists images such as '0 of.PNG'; .*list\.txt#images=\., .* text:"):
+        fastssl.data.open(path)
+    assert fastssl.data.open(f"text:{path}").read(0).text == row.format("0 of.PNG")
+    assert len(fastssl.data.open(f"{path}#images=.")) == 3
+    path.write_text("gone.png is a file.\n")
+    assert fastssl.data.open(path).read(0).text == "gone.png is a file."
+
+
+def test_columns_of_several_classes(folder: Path) -> None:
+    path = folder / "list.csv"
+    path.write_text("path,cat,dog,age\n0 of.PNG,1,0,3\n1 of.PNG,1.0,,4\n2 of.PNG, 0,1,5\n")
+    for found in (fastssl.data.open(f"{path}#labels={{cat,DOG}}"), table(path, columns={"labels": "cat, dog"})):
+        assert found.labels is not None and found.labels.tolist() == [[1, -1], [1, 0], [-1, 1]]
+        assert found.classes == ["cat", "dog"]
+        assert "labels from column 'cat, dog', none from 'age'" in list(summary(found))[1]
+        assert found.subset([2]).labels.tolist() == [[-1, 1]]  # type: ignore[union-attr]
+    assert open_splits(f"{path}#labels={{cat,dog}}").metric == "11-point mAP"
+    path.write_text("path,cat,dog\n0 of.PNG,1,1\n1 of.PNG,,1\n")
+    assert fastssl.data.open(f"{path}#labels={{cat,dog}}").labels.tolist() == [[1, 1], [0, 1]]  # type: ignore[union-attr]
+    for options, error in (
+        ("labels={cat,age}", r"labels: expected a column of .*list.csv \(path, cat, dog\), got 'age'"),
+        ("labels={cat,path}", "list.csv: row 1: expected 1, 0 or an empty cell .* in column 'path', got '0 of.PNG'"),
+        ("labels={cat,dog}:label=cat", "expected a column of labels or of scores, got label=cat and labels="),
+    ):
+        with pytest.raises(ValueError, match=error):
+            fastssl.data.open(f"{path}#{options}")
+
+
 def test_numbers_without_a_heading(folder: Path) -> None:
     (folder / "list.csv").write_text("0 of.PNG,0.5\n1 of.PNG,2\n2 of.PNG,\n")
     assert fastssl.data.open(folder / "list.csv").labels is None
