@@ -13,12 +13,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-from PIL import Image
 
 from fastssl.data.bands import ImageError
 from fastssl.data.benchmarks import VOC_CLASSES
 from fastssl.data.columns import check_options
 from fastssl.data.corpus import utf8
+from fastssl.data.decode import open_image
 from fastssl.data.files import FileSource
 from fastssl.data.listing import SUFFIXES
 from fastssl.data.objects import VOID, Objects, known_class, objects_of, require_images
@@ -134,7 +134,7 @@ class _VOC:
         if self.task == "detection":
             return read_voc(self.root / "Annotations" / f"{name}.xml", self.classes)
         file = f"SegmentationClass/{name}.png"
-        with Image.open(self.root / file) as image:
+        with open_image(self.root / file, name=file) as image:
             if image.mode not in ("P", "L"):  # a palette's colours are those of its classes
                 raise ValueError(f"{file}: expected a palette, or grey values that are classes, got {image.mode}")
             labels = np.asarray(image)

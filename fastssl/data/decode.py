@@ -15,6 +15,7 @@ from torch import Tensor
 from fastssl.augment import Augment, Params, RandomResizedCrop
 from fastssl.augment.images import CHANNELS, PaddedRGB, channels_first, without_alpha
 from fastssl.data.bands import ImageError, read_bands
+from fastssl.data.pillow_limit import allowed
 from fastssl.data.pillow_memory import shared_pixels
 from fastssl.data.source import Reduction
 from fastssl.ops import extension
@@ -49,7 +50,8 @@ def open_image(source: str | Path | bytes, *, name: str | None = None, max_pixel
 
     name = name or _name_of(source)
     try:
-        image: Image.Image = _opened(source)
+        with allowed(max_pixels):
+            image: Image.Image = _opened(source)
     except FileNotFoundError:
         raise
     except Image.UnidentifiedImageError as error:  # its own text would name a buffer in memory
@@ -245,13 +247,15 @@ def read_image(
         (4, 6, 3)
     """
     name = name or _name_of(source)
-    if (bands := read_bands(source, name, max_pixels)) is not None:
+    with allowed(max_pixels):
+        bands = read_bands(source, name, max_pixels)
+    if bands is not None:
         if bands.dtype == np.uint8:
             return as_pixels(bands, name)
         return as_pixels(_eight_bits(bands, name), name)
     if not isinstance(source, bytes) and extension._C is not None:
         source = extension._C.read_file(source, WHOLE) or source
-    with open_image(source, name=name, max_pixels=max_pixels) as image:
+    with allowed(max_pixels), open_image(source, name=name, max_pixels=max_pixels) as image:
         if isinstance(source, bytes) and hasattr(image, "decodermaxblock"):
             image.decodermaxblock = max(image.decodermaxblock, len(source))  # decoded in one go, without the GIL
         if reduce is not None and image.format == "JPEG" and image.mode in ("RGB", "L"):

@@ -7,7 +7,9 @@ import io
 import struct
 import threading
 import time
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +217,24 @@ DAMAGED: dict[str, bytes] = {
     "lying jpeg": _bytes("JPEG").replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x08\xff\xff\xff\xff", 1)[:-4],
     "bomb": _bomb(),
 }
+
+
+@pytest.mark.parametrize("kind", ("PNG", "JPEG", "GIF", "TIFF", "WEBP"))
+def test_the_limit_of_pixels_is_our_own(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's own, of which it warns, and whose double is an error, is that of other images."""
+    path = tmp_path / "large"
+    Image.new("RGB", (30, 20)).save(path, kind)
+    for limit in (100, 500, None):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert read_image(path, max_pixels=600).shape == read_image(path.read_bytes(), max_pixels=600).shape
+            with ThreadPoolExecutor(8) as pool:
+                sizes = pool.map(lambda k: read_image(path, max_pixels=600 + k).shape[:2], range(200))
+            assert set(sizes) == {(20, 30)}
+        assert limit == Image.MAX_IMAGE_PIXELS
+    with pytest.raises(ImageError, match="30 x 20 pixels; expected 1 to 599"):
+        read_image(path, max_pixels=599)
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
