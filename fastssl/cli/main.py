@@ -847,13 +847,14 @@ def export(
     if "tokens" in kind.needs:
         from fastssl.cli.language import load
         from fastssl.models.language_export import export_language
+        from fastssl.models.language_export import loading as loading_language
 
         if to not in (None, "huggingface"):
             raise ValueError(f"to: expected huggingface for a language method, got {to!r}")
         method = load(checkpoint)[0]
         path = export_language(method.network, method.tokenizer, out or checkpoint / FILES["huggingface"])
         echo(f"written, and loaded back with the same scores: {path}")
-        echo(f"AutoModel.from_pretrained({str(path)!r}), AutoTokenizer.from_pretrained({str(path)!r})")
+        echo(loading_language(method.network, method.tokenizer, path))
         return
     encoder, state = load_encoder(checkpoint)
     to = to or "torch"

@@ -84,6 +84,7 @@ class Source:
         part: "train" or "test", where the data has both, of which this is one; or None.
         orientation: whether the EXIF orientation of image files is applied.
         classes_from: where the classes would be, for errors of data without any; None: nothing to say.
+        unit: what its items are called in errors.
 
     Raises:
         NotImplementedError: the subclass does not define a method.
@@ -111,6 +112,7 @@ class Source:
     part: str | None = None
     orientation: bool = True
     classes_from: str | None = None
+    unit: str = "items"
 
     def __len__(self) -> int:
         raise NotImplementedError

@@ -74,6 +74,7 @@ class Windows(Source):
         if self.stop - self.start < 2:
             raise ValueError(f"data: expected at least two tokens, {file.name} has {self.stop - self.start} here")
         self.name, self.where, self.embedded = file.name, file.where, None
+        self.unit = f"windows of up to {length} tokens (of more texts, or a smaller length)"
         self.cut = 0
         if whole in SENTENCES:
             self.starts, self.stops, self.cut = _runs(file, self.start, self.stop, SENTENCES[whole], length)

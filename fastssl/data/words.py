@@ -26,11 +26,13 @@ class NumberedWords(NamedTuple):
         words: the vocabulary, most frequent first.
         counts: int64, how often each occurs.
         ids: int32, the words of the corpus in order, -1 at the end of each sentence; memory-mapped if there are many.
+        rarer: number of different words that the vocabulary leaves out.
     """
 
     words: list[str]
     counts: np.ndarray
     ids: np.ndarray
+    rarer: int = 0
 
     @property
     def fingerprint(self) -> str:
@@ -62,8 +64,9 @@ def number_words(
 
     Example:
         >>> from fastssl.data.words import number_words
-        >>> number_words([["a", "rose", "is"], ["a", "rose"]], min_count=2)
-        NumberedWords(words=['a', 'rose'], counts=array([2, 2]), ids=array([ 0,  1, -1,  0,  1, -1], dtype=int32))
+        >>> words, counts, ids, rarer = number_words([["a", "rose", "is"], ["a", "rose"]], min_count=2)
+        >>> words, counts.tolist(), ids.tolist(), rarer
+        (['a', 'rose'], [2, 2], [0, 1, -1, 0, 1, -1], 1)
     """
     min_count = integer("min_count", min_count, 1)
     if max_words is not None:
@@ -81,7 +84,9 @@ def number_words(
     number[order] = np.arange(len(order), dtype=np.int32)
     number[-1] = -1  # the end of a sentence
     words = counter.words()
-    return NumberedWords([words[k] for k in order.tolist()], counts[order], store.renumbered(number))
+    return NumberedWords(
+        [words[k] for k in order.tolist()], counts[order], store.renumbered(number), len(words) - len(order)
+    )
 
 
 def words_of(text: str) -> list[str]:

@@ -72,9 +72,12 @@ class BERT(TextMethod):
 
     def prepare(self, source: Source, span: tuple[int, int] | None = None) -> Windows:
         windows = super().prepare(source, span)
-        if self.order == "next" and len(windows) and windows.elsewhere(0, 0.0) is None:
-            raise ValueError(f"order: 'next' needs several documents, {windows.name} has one; 'swapped' does not")
+        self.check_documents(len(np.unique(windows.documents)), windows.name)
         return windows
+
+    def check_documents(self, count: int, name: str) -> None:
+        if self.order == "next" and count == 1:
+            raise ValueError(f"order: 'next' needs several documents, {name} has one; 'swapped' does not")
 
     def _texts(self, window: Any, cut: float, other: float, swap: bool) -> tuple[np.ndarray, np.ndarray, int]:
         """Two texts, and 0 if the second follows the first."""

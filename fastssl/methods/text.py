@@ -91,6 +91,13 @@ class TextMethod(Method):
             )
         return source
 
+    def check_documents(self, count: int, name: str) -> None:
+        """Checks that a corpus of ``count`` documents has as many as an example is made of.
+
+        Raises:
+            ValueError: it has fewer.
+        """
+
     def examples(self, items: Sequence[Item], seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> TokenBatch:
         ids = np.arange(len(items)) if ids is None else np.asarray(ids, dtype=np.int64)
         made = self.make([item.tokens for item in items], Draws(seed, epoch, ids))

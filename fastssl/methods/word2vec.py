@@ -231,8 +231,8 @@ class Word2Vec:
         text = number_words(corpus, self.min_count, self.max_words, on_count)
         if not text.words:
             raise ValueError(
-                f"corpus: no word occurs {self.min_count} times; min_count=1 keeps all words" if self.min_count > 1 else
-                "corpus: expected words, there are none"
+                f"corpus: no word occurs {self.min_count} times; min_count=1 keeps all words" if text.rarer else
+                "corpus: expected words, there are none: its texts have no letters and no digits"
             )  # fmt: skip
         kernel = self._kernel(text)
         if self.objective == "softmax":

@@ -17,9 +17,10 @@ from fastssl.models.language import OWN, LanguageModel
 from fastssl.models.libraries import quiet_loading
 
 log = logging.getLogger("fastssl")
+TEXT = "The state of the union, 1790."  # which what is loaded back is compared on
 
 
-def _around(tokenizer: TrainedTokenizer, model: LanguageModel) -> tuple[list[int], list[int]]:
+def _around(tokenizer: Tokenizer, model: LanguageModel) -> tuple[list[int], list[int]]:
     """The special tokens before and after a text that a network reads whole; none after one that may be continued."""
     return model.opening(tokenizer), model.closing(tokenizer)
 
@@ -37,6 +38,22 @@ def _as_trained(tokenizer: TrainedTokenizer, model: LanguageModel) -> Any:
         known = [(name, made.token_to_id(name)) for name in {*first, *last}]
         made.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=known)
     return made
+
+
+def _reads(kind: Any, model: LanguageModel, tokenizer: Tokenizer, path: Path) -> bool:
+    """Whether a class of transformers loads the tokenizer of a folder as one that gives the same ids."""
+    loaded, ids = kind.from_pretrained(path), tokenizer.encode([TEXT])[0].tolist()
+    first, last = _around(tokenizer, model)
+    return [loaded(TEXT, add_special_tokens=add)["input_ids"] for add in (False, True)] == [ids, [*first, *ids, *last]]
+
+
+def loading(model: LanguageModel, tokenizer: Tokenizer, path: Path) -> str:
+    """The code that loads what :func:`export_language` has written."""
+    import transformers
+
+    auto = _reads(transformers.AutoTokenizer, model, tokenizer, path)
+    kind = "AutoTokenizer" if auto else "PreTrainedTokenizerFast"
+    return f"AutoModel.from_pretrained({str(path)!r}), {kind}.from_pretrained({str(path)!r})"
 
 
 def export_language(model: LanguageModel, tokenizer: Tokenizer, path: str | Path) -> Path:
@@ -80,23 +97,15 @@ def export_language(model: LanguageModel, tokenizer: Tokenizer, path: str | Path
             made.save_pretrained(temporary)
             loaded: Any = type(network).from_pretrained(temporary).eval()
             transformers.AutoModel.from_pretrained(temporary)
-            text = "The state of the union, 1790."
-            ids = tokenizer.encode([text])[0]
-            first, last = _around(tokenizer, model)
-
-            def reads(again: Any) -> bool:
-                found = [again(text, add_special_tokens=add)["input_ids"] for add in (False, True)]
-                return bool(found == [ids.tolist(), [*first, *ids.tolist(), *last]])
-
-            if not reads(transformers.AutoTokenizer.from_pretrained(temporary)):
-                if not reads(kind.from_pretrained(temporary)):
+            if not _reads(transformers.AutoTokenizer, model, tokenizer, temporary):
+                if not _reads(kind, model, tokenizer, temporary):
                     raise RuntimeError("export: the tokenizer that was loaded back gives other ids")
                 log.warning(
                     "export: AutoTokenizer reads texts of %s models by rules of its own; load the tokenizer of %s with "
                     "transformers.PreTrainedTokenizerFast.from_pretrained",
                     *(model.kind, path),
                 )
-            tokens = torch.from_numpy(ids[: model.length])[None]
+            tokens = torch.from_numpy(tokenizer.encode([TEXT])[0][: model.length])[None]
             inputs: dict[str, Any] = {"input_ids": tokens}
             if model.kind in ("t5", "bart"):
                 inputs["decoder_input_ids"] = tokens

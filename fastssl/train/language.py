@@ -183,7 +183,9 @@ def check_text_method(
     if start is not None:
         options = _options_of(kind, options, start)
     with torch.device("meta"):
-        kind(build_language(network_options(kind, options, known)), known, **method_options)
+        method: TextMethod = kind(build_language(network_options(kind, options, known)), known, **method_options)
+    if isinstance(source, Corpus):
+        method.check_documents(len(source), source.name)
 
 
 def trained_kind(kind: type[Method], tokenizer: str | Tokenizer | None = None) -> str | None:

@@ -190,7 +190,7 @@ def pretrain(
     check_out(out, resume=resume, overwrite=overwrite)
     processes = options.processes[0] * options.processes[1]
     if len(source) < 2 * processes:
-        raise ValueError(f"data: expected at least {2 * processes} items, {source.name} has {len(source)}")
+        raise ValueError(f"data: expected at least {2 * processes} {source.unit}, {source.name} has {len(source)}")
     rows = batch_size_of(options, len(source), processes)
     if rows < options.batch_size:
         log.warning(

@@ -28,6 +28,7 @@ from fastssl.ops import extension
 from fastssl.train import Pretraining, load_checkpoint, load_encoder, load_method, pretrain
 from fastssl.train.checkpoint import restore, save_checkpoint
 from fastssl.train.gradients import Gradients, check_batch, split_batch
+from fastssl.train.language import check_text_method
 from tests.support.language import ALL_NETWORKS, SHAPE, SUBJECT_NETWORKS, corpus, method_of, tokens
 from tests.support.resuming import resumes_bit_for_bit
 from tests.support.training import gradients, relative
@@ -506,7 +507,11 @@ def test_what_does_not_fit_is_named(file: Any, tmp_path: Path) -> None:
     one = tokenize_corpus(Corpus(["One. Two. Three."]), Tokenizer(), tmp_path / "one.tok")
     with pytest.raises(ValueError, match="order: 'next' needs several documents, corpus has one"):
         method_of("bert", "transformer").prepare(one)
-    with pytest.raises(ValueError, match="data: expected at least 2 items"):
+    for data, options in ((Corpus(["One. Two. Three."] * 2), {}), (Corpus(["One. Two."]), {"order": "swapped"})):
+        check_text_method("bert", {}, data, None, options)
+    with pytest.raises(ValueError, match="order: 'next' needs several documents, corpus has one"):
+        check_text_method("bert", {}, Corpus(["One. Two. Three."]), None, {})  # before it is tokenized
+    with pytest.raises(ValueError, match="expected at least 2 windows of up to 32 tokens .*smaller length.* has 1$"):
         pretrain(method, Windows(file, 32, (0, 20)), Pretraining(epochs=1), out=tmp_path / "run")
     for wrong, match in (
         ({"name": "rnn"}, "network: expected one of transformer"),

@@ -342,8 +342,10 @@ def test_bad_options(options: dict[str, Any], why: str) -> None:
 def test_bad_data() -> None:
     with pytest.raises(ValueError, match="no word occurs 5 times"):
         Word2Vec().fit([["rare"]])
-    with pytest.raises(ValueError, match="expected words, there are none"):
-        Word2Vec(min_count=1).fit(Corpus([]))
+    for texts in ([], ["", " "], ["!!!", "..."]):
+        for count in (1, 5):
+            with pytest.raises(ValueError, match="expected words, there are none: its texts have no letters"):
+                Word2Vec(min_count=count).fit(Corpus(texts))
     with pytest.raises(TypeError, match="got a string"):
         Word2Vec().fit(["a sentence"])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="got int"):
