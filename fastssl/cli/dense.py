@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+from fastssl._words import amount
 from fastssl.cli.evaluation import data_of
 from fastssl.cli.show import echo, item_progress
 
@@ -75,7 +76,8 @@ def evaluate_dense(
         raise ValueError(f"head: detection has one head, FCOS, got {head!r}")
     head = head or ("fcos" if protocol == "detection" else "linear")
     classes = splits.train.classes
-    echo(f"{splits.name}: {len(classes)} classes ({', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''})")
+    named = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+    echo(f"{splits.name}: {amount(len(classes), 'class')} ({named})")
     task: Any = Detection(classes) if protocol == "detection" else Segmentation(classes, head)
     tuning = {"steps": steps, "size": size}
     options = DenseTuning(**{name: value for name, value in tuning.items() if value is not None})  # type: ignore[arg-type]
@@ -102,7 +104,7 @@ def evaluate_dense(
     if predictions is not None and not found.exists():
         results.values.pop("pretrained, 0", None)  # computed again, with its detections
     if results.values:
-        echo(f"{len(results.values)} results are in {results.path}")
+        echo(f"{amount(len(results.values), 'result')} in {results.path}")
     pictures = Pictures(run / "dense" / f"{stored}.pictures.json", protocol, classes)
     keep: list[Any] = [pictures]
     if predictions is not None:
@@ -130,7 +132,7 @@ def evaluate_dense(
     trained = "frozen encoder" if train == "head" else "all layers trained"
     about = (
         f"{state['method']}, {head} head, {trained}, {100 * share:g} % of {len(splits.train):,} training images, "
-        f"{options.steps} steps in {settings['precision']}, {len(splits.test):,} test images."
+        f"{amount(options.steps, 'step')} in {settings['precision']}, {amount(len(splits.test), 'test image')}."
     )
     title = f"{protocol.capitalize()}: {splits.name}"
     try:

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fastssl import compat
+from fastssl._words import amount
 from fastssl.cli.show import console, echo
 
 FIRST, GROWTH = 64, 8  # rows of the first measurement; twice the rows take at most this many times as much
@@ -247,13 +248,17 @@ def _report(records: dict[str, Observed]) -> None:
             cells = [*(f"{1e3 * s:,.2f} ms" for s in made.seconds), " -> ".join(f"{m:,.1f}" for m in made.mebibytes)]
             gained += record.fused * (made.seconds[0] - made.seconds[1]) if made.whole else 0
             if not made.whole:
-                notes.append(f"{name}: measured on the first {made.rows:,} rows; all would take the library too much")
+                notes.append(
+                    f"{name}: measured on the first {amount(made.rows, 'row')}; all would take the library too much"
+                )
         elif record.fused:
             notes.append(f"{name}: not measured: the last call cannot be repeated")
         table.add_row(
             f"  {name.removeprefix(f'{library}.')}", f"{record.fused:,}", f"{sum(record.reasons.values()):,}", *cells
         )
-        notes += [f"{name}: original code in {n:,} calls: {reason}" for reason, n in record.reasons.most_common()]
+        notes += [
+            f"{name}: original code in {amount(n, 'call')}: {reason}" for reason, n in record.reasons.most_common()
+        ]
     console.print(table)
     for note in notes:
         echo(note)

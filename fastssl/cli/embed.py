@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from fastssl._words import amount
 from fastssl.cli.show import echo, item_progress, note_part
 
 
@@ -101,7 +102,7 @@ def _embed_run(asked: Embedding) -> int | None:
             count = embed_audio(method, source, asked.out, part=asked.part, progress=show)
         else:
             count = embed_texts(method, source, asked.out, part=asked.part, progress=show, note=echo)
-    echo(f"{count:,} rows of features: {asked.out}")
+    echo(f"{amount(count, 'row')} of features: {asked.out}")
     return count
 
 
@@ -170,7 +171,7 @@ def _work(
     if rank == 0 and made < len(source):
         echo(f"{len(source) - made:,} unreadable images were skipped", "yellow")
     if made:
-        echo(f"{made:,} rows of features: {asked.out}\nnext: fastssl neighbors {shlex.quote(str(asked.out))}")
+        echo(f"{amount(made, 'row')} of features: {asked.out}\nnext: fastssl neighbors {shlex.quote(str(asked.out))}")
     return made
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastssl._options import integer
+from fastssl._words import amount
 from fastssl.cli.show import echo, item_progress
 from fastssl.data import Corpus, ParallelCorpus, Source, TokenFile, Tokenizer, Windows
 from fastssl.data.embedded_text import FIRST_OF_PAIRS
@@ -71,13 +72,13 @@ def prepare(
     method.asked_vocabulary = asked_vocabulary(source, get(name), tokenizer, vocabulary, resumed)
     windows = method.prepare(tokens, training_span(tokens, held_out, resumed))
     if windows.cut:
-        echo(f"{windows.cut:,} sentences are longer than {windows.length} tokens: their ends are left out")
+        echo(f"{amount(windows.cut, 'sentence')} of more than {amount(windows.length, 'token')}: the rest is left out")
     if start is not None:
-        sizes = f"{options['depth']} layers of {options['width']}, {options['length']} tokens"
+        sizes = f"{amount(options['depth'], 'layer')} of {options['width']}, {amount(options['length'], 'token')}"
         echo(f"weights start from {init}: {options['name']}, {sizes}")
     elif init is not None:
         count = start_embeddings(method.network, tokens.tokenizer, init, windows, seed)
-        echo(f"{count:,} embeddings of tokens start from {init}")
+        echo(f"{amount(count, 'embedding')} of tokens started from {init}")
     return method, windows, options
 
 
@@ -129,7 +130,7 @@ def described(tokens: TokenFile, counted: bool = True) -> str:
     file is read."""
     unknown = tokens.unknown() if counted else 0
     share = f", {100 * unknown / tokens.total:.2g} % of them unknown" if unknown else ""
-    return f"{tokens.total:,} tokens{share}, {len(tokens):,} documents; {tokens.tokenizer!r}"
+    return f"{amount(tokens.total, 'token')}{share}, {amount(len(tokens), 'document')}; {tokens.tokenizer!r}"
 
 
 def tokenize(data: str, out: Path, kind: str, vocabulary: int, *, overwrite: bool = False) -> TokenFile:

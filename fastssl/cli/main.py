@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastssl._version import __version__
+from fastssl._words import amount
 from fastssl.cli.show import (
     check_file,
     console,
@@ -405,7 +406,7 @@ def pretrain(
     if is_rank_zero():
         echo(f"{describe_source(source)}\n{chosen}")
         if channels not in (None, 1, 3):
-            echo(f"{channels} channels: augmented one by one; hue, saturation and grayscale have no effect")
+            echo(f"{amount(channels, 'channel')}: augmented one by one; hue, saturation and grayscale have no effect")
     model: Any
     if text:
         import tempfile
@@ -718,7 +719,7 @@ def generate(
         for text in samples.values:
             echo(text)
         if out is not None:
-            echo(f"{len(samples.values)} texts: {samples.save(out)[0]}")
+            echo(f"{amount(len(samples.values), 'text')}: {samples.save(out)[0]}")
         return
     files = samples.save(out or checkpoint / "samples")
     echo(f"{len(samples.values)} {samples.kind}: {files[0]}" + (f" to {files[-1].name}" if len(files) > 1 else ""))
@@ -780,7 +781,7 @@ def neighbors(
 
     check_file(out)
     queries, each = draw_neighbors(features, query or [], k, count, data, out, seed)
-    echo(f"{queries} queries, {each} neighbours each: {out}")
+    echo(f"{amount(queries, 'query')}, {amount(each, 'neighbour')} each: {out}")
 
 
 @app.command()
@@ -900,7 +901,7 @@ def augment_preview(
     sheet = contact_sheet(pictures, names, views, seed)
     with replacing(out) as file:
         sheet.save(file, "PNG")
-    echo(f"{len(pictures)} images, {len(views.programs)} views each: {out}")
+    echo(f"{amount(len(pictures), 'image')}, {amount(len(views.programs), 'view')} each: {out}")
 
 
 @app.command("pack")
@@ -923,7 +924,7 @@ def pack_images(
     made = len(PackedImages(out))
     if made < len(source):
         echo(f"{len(source) - made:,} unreadable images were skipped", "yellow")
-    echo(f"{made} items, {out.stat().st_size / 2**20:.0f} MiB: {out}")
+    echo(f"{amount(made, 'item')}, {out.stat().st_size / 2**20:.0f} MiB: {out}")
 
 
 @app.command()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastssl._words import amount
 from fastssl.data import Source
 from fastssl.methods import ImageMethod, Method, name_of
 from fastssl.models.frozen import training_mode
@@ -72,7 +73,8 @@ def plan(
     )
     steps_per_epoch = len(source) // rows
     if options.minutes is None:
-        yield f"steps: {options.epochs} epochs of {steps_per_epoch:,}, {options.epochs * steps_per_epoch:,} in total"
+        in_total = f"{options.epochs * steps_per_epoch:,} in total"
+        yield f"steps: {amount(options.epochs, 'epoch')} of {steps_per_epoch:,}, {in_total}"
     else:
         yield f"steps: {steps_per_epoch:,} per epoch, as many epochs as fit in {options.minutes:g} minutes"
     if method.needs_dataset_features:
@@ -110,7 +112,7 @@ def _measured(method: Method, source: Source, options: Pretraining, processes: i
         unit = 1 if sys.platform == "darwin" else 2**10
         peak, where = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "of this process"
     each = " per process" if processes > 1 else ""
-    yield f"memory: peak {peak / 2**30:.2f} GiB {where}, over {len(seconds)} steps{each}"
+    yield f"memory: peak {peak / 2**30:.2f} GiB {where}, over {amount(len(seconds), 'step')}{each}"
     warm, held = seconds[1:] or seconds, waited[1:] or waited
     step = statistics.median(warm)
     line = f"time: {step:.3g} s per step{each}, {100 * sum(held) / sum(warm):.0f} % of it waiting for data"

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fastssl._words import amount
+
 console = Console(markup=False, highlight=False)
 FEW = 8  # items whose sizes are read before training
 PLAIN_SECONDS = 30  # between two lines of progress without a terminal
@@ -161,11 +163,11 @@ def describe_source(source: Any) -> str:
     from fastssl.data import Corpus, TokenFile
 
     texts = isinstance(source, (Corpus, TokenFile))
-    parts = [f"{source.name}: {len(source):,} {'documents' if texts else 'items'}"]
+    parts = [f"{source.name}: {amount(len(source), 'document' if texts else 'item')}"]
     if isinstance(source, TokenFile):
-        parts.append(f"{source.total:,} tokens")
+        parts.append(f"{amount(source.total, 'token')}")
     if len(source.classes):
-        parts.append(f"{len(source.classes)} classes")
+        parts.append(f"{amount(len(source.classes), 'class')}")
     from fastssl.data.summary import sizes_of
 
     sizes = [] if texts else sizes_of(source, FEW)

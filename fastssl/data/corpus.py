@@ -9,6 +9,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from fastssl._words import amount
 from fastssl.data.columns import TextColumns
 from fastssl.data.sentences import sentences
 from fastssl.data.source import (
@@ -243,8 +244,8 @@ class Corpus(Source):
         return digest(super().fingerprint, fingerprint_of(self.texts))
 
     def __repr__(self) -> str:
-        classes = f", {len(self.classes)} classes" if self.classes else ""
-        return f"{type(self).__name__}({self.name!r}, {len(self):,} documents{classes})"
+        classes = f", {amount(len(self.classes), 'class')}" if self.classes else ""
+        return f"{type(self).__name__}({self.name!r}, {amount(len(self), 'document')}{classes})"
 
 
 def join(corpora: Iterable[Corpus], name: str | None = None) -> Corpus:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastssl._words import amount
 from fastssl.data.corpus import Corpus, _Strings
 from fastssl.data.source import Item, Reduction, digest
 
@@ -123,7 +124,7 @@ class ParallelCorpus(Corpus):
 
     def __init__(self, source: Corpus, target: Corpus) -> None:
         if len(source) != len(target):
-            raise ValueError(f"target: expected {len(source)} documents, got {len(target)}")
+            raise ValueError(f"target: expected {amount(len(source), 'document')}, got {len(target)}")
         super().__init__(
             source.texts,
             source.name,

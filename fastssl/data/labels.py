@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastssl._words import amount
 from fastssl.data.columns import TextColumns
 
 log = logging.getLogger("fastssl")
@@ -60,7 +61,7 @@ def numbered_labels(given: Sequence[Any], where: Callable[[int], str]) -> tuple[
     names = sorted(set(known), key=int) if integers else sorted(set(known))
     missing = Counter(text for text in known if text.lower() in _MISSING)
     if missing:
-        counts = ", ".join(f"{name!r} ({count:,} items)" for name, count in sorted(missing.items()))
+        counts = ", ".join(f"{name!r} ({amount(count, 'item')})" for name, count in sorted(missing.items()))
         first = where(next(k for k, text in enumerate(texts) if text in missing))
         log.warning("%s and others: labels %s are classes; cells of unknown labels are left empty", first, counts)
     if integers and int(names[-1]) < _COUNTED:

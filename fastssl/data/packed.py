@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from fastssl._files import replacing
+from fastssl._words import amount
 from fastssl.augment.images import PaddedRGB
 from fastssl.data.bands import ImageError
 from fastssl.data.captions import CaptionError
@@ -244,7 +245,7 @@ class PackedImages(Source):
             raise PackedError(f"{self.path}: damaged (checksum of the header)")
         about = self._parse(text)
         if (header - table) != about["count"] * RECORD.itemsize:
-            raise PackedError(f"{self.path}: damaged (the table does not hold {about['count']} images)")
+            raise PackedError(f"{self.path}: damaged (the table does not hold {amount(about['count'], 'image')})")
         raw = self._bytes(table, header).tobytes()
         if zlib.crc32(raw) != about["table_crc"]:
             raise PackedError(f"{self.path}: damaged (checksum of the table)")

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from fastssl._files import replacing
+from fastssl._words import amount
 from fastssl.augment.images import CHANNELS
 from fastssl.data.decode import MAX_PIXELS, read_image
 from fastssl.data.disk_cache import cache_folder
@@ -358,7 +359,9 @@ def write_shards(items: Iterable[Item], folder: str | Path, *, per_shard: int = 
                 archive = tarfile.open(temporary, "w")  # noqa: SIM115 (closed where the shard is full)
             file = BytesIO()
             if item.images[0].shape[2] not in CHANNELS:
-                raise ValueError(f"items[{k}]: expected a grey or RGB image, got {item.images[0].shape[2]} channels")
+                raise ValueError(
+                    f"items[{k}]: expected a grey or RGB image, got {amount(item.images[0].shape[2], 'channel')}"
+                )
             pixels = np.ascontiguousarray(item.images[0][:, :, :3])
             Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG")
             members = {"png": file.getvalue()}

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastssl._words import amount
 from fastssl.data.objects import Objects
 
 _SIZES = 1024  # of files that tell data apart
@@ -182,7 +183,9 @@ class Source:
         return Subset(self, np.asarray(ids, dtype=np.int64), name)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r}, {len(self):,} items, {len(self.classes)} classes)"
+        return (
+            f"{type(self).__name__}({self.name!r}, {amount(len(self), 'item')}, {amount(len(self.classes), 'class')})"
+        )
 
 
 class Subset(Source):

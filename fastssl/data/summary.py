@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from fastssl._words import amount
 from fastssl.augment.images import PaddedRGB
 from fastssl.data.packed import READ_ERRORS
 from fastssl.data.source import Item, Source, are_scores
@@ -27,15 +28,19 @@ def summary(source: Source, sample: int = 100) -> Iterator[str]:
     """
     if sample < 1:
         raise ValueError(f"sample: expected at least one item, got {sample}")
-    yield f"{source.name}: {len(source):,} item{'s' * (len(source) != 1)} ({type(source).__name__})"
+    yield f"{source.name}: {amount(len(source), 'item')} ({type(source).__name__})"
     columns = getattr(source, "columns", None)
     if columns is not None:
         yield str(columns)
     if (ids := source.image_ids) is not None:
-        yield f"{len(np.unique(ids)):,} different images, the others list one of them again"
+        yield f"{amount(len(np.unique(ids)), 'different image')}, the others list one of them again"
     if source.labels is not None and are_scores(source.labels):
         known = source.labels[~np.isnan(source.labels)]
-        yield f"scores of {len(known):,} items, from {known.min():g} to {known.max():g}" if len(known) else "no scores"
+        yield (
+            f"scores of {amount(len(known), 'item')}, from {known.min():g} to {known.max():g}"
+            if len(known)
+            else "no scores"
+        )
     elif source.labels is not None and source.labels.ndim == 1:
         yield from _classes(source, source.labels)
     elif source.labels is not None:
@@ -73,13 +78,17 @@ def sizes_of(source: Source, sample: int) -> list[tuple[int, int]]:
 
 def _classes(source: Source, labels: np.ndarray) -> Iterator[str]:
     numbers, counts = np.unique(labels[labels >= 0], return_counts=True)
-    yield f"{len(numbers)} classes of {counts.min():,} to {counts.max():,} items" if len(numbers) else "no labels"
+    yield (
+        f"{amount(len(numbers), 'class')} of {counts.min():,} to {counts.max():,} items"
+        if len(numbers)
+        else "no labels"
+    )
     for k, count in list(zip(numbers.tolist(), counts.tolist()))[:_SHOWN]:
         yield f"  {source.classes[k] if k < len(source.classes) else k}: {count:,}"
     if len(numbers) > _SHOWN:
         yield f"  and {len(numbers) - _SHOWN} more"
     if bool((labels < 0).any()):
-        yield f"{int((labels < 0).sum()):,} items without a label"
+        yield f"{amount(int((labels < 0).sum()), 'item')} without a label"
 
 
 def _sample(items: list[Item]) -> Iterator[str]:
@@ -90,10 +99,10 @@ def _sample(items: list[Item]) -> Iterator[str]:
         grey = sum(image.shape[2] == 1 for image in images)
         others = {image.shape[2] for image in images if not isinstance(image, PaddedRGB)} - {1, 3}
         yield (
-            f"images of {len(items)} items: {min(widths)} to {max(widths)} wide, {min(heights)} to {max(heights)} high"
-            f", median {median}"
+            f"images of {amount(len(items), 'item')}: {min(widths)} to {max(widths)} wide, {min(heights)} to "
+            f"{max(heights)} high, median {median}"
             + (f", {grey} grey" if grey else "")
-            + "".join(f", {channels} channels (--channels {channels})" for channels in sorted(others))
+            + "".join(f", {amount(channels, 'channel')} (--channels {channels})" for channels in sorted(others))
         )
         counts = {len(item.images or ()) for item in items}
         if counts != {1}:
@@ -103,7 +112,7 @@ def _sample(items: list[Item]) -> Iterator[str]:
         yield f"signals of {min(signals):,} to {max(signals):,} samples"
         rates = Counter(item.rate for item in items if item.signal is not None and item.rate is not None)
         if rates:
-            listed = (f"{rate} ({count} item{'s' * (count != 1)})" for rate, count in sorted(rates.items()))
+            listed = (f"{rate} ({amount(count, 'item')})" for rate, count in sorted(rates.items()))
             yield f"samples per second: {', '.join(listed)}"
         if len(rates) > 1:
             yield "  a method takes one rate, that of the first signal or --set rate=NUMBER; resample the others"

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fastssl._words import amount
 from fastssl.data.captions import Captioned, captions_of, coco_rows, images_folder, is_coco, is_karpathy, karpathy_rows
 from fastssl.data.columns import (
     CAPTIONS,
@@ -365,8 +366,8 @@ def _fields(path: str, text: str, kind: str) -> list[dict[str, Any]]:
         for k, record in enumerate(kept):
             if len(record) > len(names):
                 raise ValueError(
-                    f"{path}: row {k + 1}: expected {len(names)} fields, got {len(record)}; a field that contains the "
-                    "separator stands in quotation marks"
+                    f"{path}: row {k + 1}: expected {amount(len(names), 'field')}, got {len(record)}; a field "
+                    "that contains the separator stands in quotation marks"
                 )
             fields = zip_longest(names, record)  # None where a row ends early
             rows.append({name: value for name, value in fields if name})  # columns without a name cannot be asked for

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastssl._words import amount
 from fastssl.data.corpus import Corpus, utf8
 
 IGNORED_TAG = "-"  # of a word that is not scored
@@ -44,7 +45,7 @@ class Tagged:
             raise ValueError(f"tags: expected those of each sentence, at least one, got {len(tags)} for {len(words)}")
         for k, (some, theirs) in enumerate(zip(words, tags)):
             if not len(some) or len(some) != len(theirs):
-                raise ValueError(f"tags: sentence {k} has {len(some)} words and {len(theirs)} tags")
+                raise ValueError(f"tags: sentence {k} has {amount(len(some), 'word')} and {len(theirs)} tags")
         self.words, self.tags = [list(some) for some in words], [list(theirs) for theirs in tags]
         known = {tag for theirs in self.tags for tag in theirs} - {IGNORED_TAG}
         self.spans = bool(known) and all(tag == "O" or tag[:2] in ("B-", "I-") for tag in known)
@@ -119,7 +120,7 @@ def read_conll(path: str | Path, column: int | None = None) -> Tagged:
             columns = len(parts)
         elif len(parts) != columns:  # such as a text without tags
             raise ValueError(
-                f"path: expected {columns} columns in line {number} of {path}, as before, got {len(parts)}"
+                f"path: expected {amount(columns, 'column')} in line {number} of {path}, as before, got {len(parts)}"
             )
         words[-1].append(parts[1 if of_conllu else 0])
         tags[-1].append(parts[place])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastssl._options import integer
+from fastssl._words import amount
 from fastssl.data.source import Source, check_strings, digest, several_texts
 
 KINDS = ("wordpiece", "bpe", "unigram", "bytes")
@@ -91,7 +92,7 @@ class Tokenizer:
         return digest(self.to_json())
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.kind!r}, {self.size:,} tokens)"
+        return f"{type(self).__name__}({self.kind!r}, {amount(self.size, 'token')})"
 
 
 class TrainedTokenizer(Tokenizer):

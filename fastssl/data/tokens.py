@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from fastssl._files import replacing
+from fastssl._words import amount
 from fastssl.data.container import FOOTER, write_end
 from fastssl.data.corpus import Corpus
 from fastssl.data.source import Item, Reduction, Source, check_index, digest
@@ -259,7 +260,7 @@ class TokenFile(Source):
         self.__init__(path)  # type: ignore[misc]
 
     def __repr__(self) -> str:
-        return f"TokenFile({self.name!r}, {self.total:,} tokens, {len(self):,} documents)"
+        return f"TokenFile({self.name!r}, {amount(self.total, 'token')}, {amount(len(self), 'document')})"
 
 
 def load_tokenizer(where: str | Path) -> Tokenizer:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastssl._words import amount
 from fastssl.augment import Augment, CenterCrop, Normalize, RandomResizedCrop, Views, uniform
 from fastssl.augment.images import PaddedRGB
 from fastssl.augment.planned import PlannedViews
@@ -39,7 +40,7 @@ def select_images(
         found = 3 if isinstance(image, PaddedRGB) else image.shape[-1]
         if channels not in (None, 1, 3, found):
             raise ValueError(
-                f"images: expected {channels} channels in each, {item.name or k} has {found} (alpha of "
+                f"images: expected {amount(channels, 'channel')} in each, {item.name or k} has {found} (alpha of "
                 "PNG files is dropped; .npy files, TIFF and arrays have any number of channels); with 3 (channels=, "
                 "--channels) grey, RGB and RGBA images can be mixed"
             )

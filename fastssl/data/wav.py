@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fastssl._words import amount
 from fastssl.data.files import PathSource
 from fastssl.data.source import Item, Reduction
 from fastssl.data.storage import content, ending, entries, is_url, join, name_of
@@ -67,7 +68,7 @@ def read_wav(file: str | Path | bytes, name: str | None = None) -> tuple[np.ndar
     if not known or channels < 1 or rate < 1 or frame != channels * bits // 8:
         raise AudioError(
             f"{name}: expected PCM of 8, 16, 24 or 32 bits or floats of 32 or 64, got format {code} with {bits} bits, "
-            f"{channels} channels and a rate of {rate}"
+            f"{amount(channels, 'channel')} and a rate of {rate}"
         )
     if len(samples) < frame:
         raise AudioError(f"{name}: expected samples, it has none")

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastssl._words import amount
 from fastssl.models.given import CHUNK, as_tensor, feature_rows, float_rows
 
 
@@ -51,7 +52,9 @@ def unit_sides(x: Any, y: Any, names: tuple[str, str], *, paired: bool = False) 
     if paired and x.shape != y.shape:
         raise ValueError(f"{names[1]}: expected shape {tuple(x.shape)}, that of {names[0]}, got {tuple(y.shape)}")
     if x.shape[1] != y.shape[1]:
-        raise ValueError(f"{names[1]}: expected {x.shape[1]} features as {names[0]}, got shape {tuple(y.shape)}")
+        raise ValueError(
+            f"{names[1]}: expected {amount(x.shape[1], 'feature')} as {names[0]}, got shape {tuple(y.shape)}"
+        )
     x, y = unit_rows(x, names[0]), unit_rows(y, names[1])
     dtype = torch.promote_types(x.dtype, y.dtype)
     return x.to(dtype), y.to(dtype)

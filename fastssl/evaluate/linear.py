@@ -11,6 +11,7 @@ import torch.nn.functional as TF
 from torch import Tensor
 
 import fastssl.functional as F
+from fastssl._words import amount
 from fastssl.evaluate.features import is_large, job, map_chunks, progress_bar
 from fastssl.evaluate.given import class_ids, row_indices, signs, unit_rows
 from fastssl.evaluate.lbfgs import HISTORY, minimize
@@ -202,7 +203,7 @@ def linear_probe(
     train, test = row_indices(train, len(x), "train"), row_indices(test, len(x), "test")
     for name, rows, least in (("train", train, 2 if decay is not None else 3), ("test", test, 1)):
         if len(rows) < least:
-            raise ValueError(f"{name}: expected at least {least} row{'s' * (least > 1)}, got {len(rows)}")
+            raise ValueError(f"{name}: expected at least {amount(least, 'row')}, got {len(rows)}")
     options = [decay] if decay is not None else list(DECAYS if protocol == "lbfgs" else RATES)
     with job("linear classifier", 1 if decay is not None else len(options) + 1) as part:
         if decay is None:

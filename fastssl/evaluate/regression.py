@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import fastssl.functional as F
+from fastssl._words import amount
 from fastssl.data import Source, Splits
 from fastssl.evaluate.given import row_indices, unit_sides
 from fastssl.evaluate.linear import standardise
@@ -50,7 +51,7 @@ def ridge_probe(features: Values, scores: Values, train: np.ndarray, test: np.nd
     train, test = row_indices(train, len(x), "train"), row_indices(test, len(x), "test")
     for name, rows, least in (("train", train, 5), ("test", test, 1)):
         if len(rows) < least:
-            raise ValueError(f"{name}: expected at least {least} row{'s' * (least > 1)}, got {len(rows)}")
+            raise ValueError(f"{name}: expected at least {amount(least, 'row')}, got {len(rows)}")
     order = np.random.default_rng(len(train)).permutation(len(train))
     cut = max(2, len(train) // 5)  # R^2 of a single row is undefined
     x = standardise(x, train)

@@ -16,6 +16,7 @@ from torch import Tensor
 import fastssl.functional as F
 from fastssl._files import replacing
 from fastssl._options import integer
+from fastssl._words import amount
 from fastssl.models.given import Values, as_tensor
 
 _SEARCHED = 50_000  # most frequent words among which a misspelt one is looked for
@@ -98,7 +99,7 @@ class WordVectors:
         return self.vectors[self._number(word)] if isinstance(word, str) else self.vectors[self._numbers(word)]
 
     def __repr__(self) -> str:
-        return f"WordVectors({len(self):,} words, {self.vectors.shape[1]} dimensions)"
+        return f"WordVectors({amount(len(self), 'word')}, {amount(self.vectors.shape[1], 'dimension')})"
 
     @property
     def unit(self) -> Tensor:
@@ -317,12 +318,12 @@ def _read_binary(data: bytes, at: int, count: int, dim: int, path: Path) -> tupl
     for k in range(count):
         end = data.find(b" ", at)
         if end < 0 or end + 1 + 4 * dim > len(data):
-            raise ValueError(f"{path}: expected {count} words, the file ends after {k}")
+            raise ValueError(f"{path}: expected {amount(count, 'word')}, the file ends after {k}")
         words.append(_decoded(data[at:end].lstrip(b"\n"), path))
         rows[k] = np.frombuffer(data, "<f4", dim, end + 1)
         at = end + 1 + 4 * dim
     if data[at:].strip():
-        raise ValueError(f"{path}: expected {count} words, {len(data) - at} bytes follow them")
+        raise ValueError(f"{path}: expected {amount(count, 'word')}, {len(data) - at} bytes follow them")
     return words, rows
 
 
@@ -330,7 +331,7 @@ def _read_text(data: bytes, at: int, count: int, dim: int, path: Path) -> tuple[
     rest = data[at:].rstrip()
     lines = rest.split(b"\n") if rest else []
     if len(lines) != count:
-        raise ValueError(f"{path}: expected {count} words, as its first line says, got {len(lines)} lines after it")
+        raise ValueError(f"{path}: expected {amount(count, 'word')}, as its first line says, got {len(lines)} after it")
     split = (line.split(b" ") for line in lines)
     # word2vec.c ends lines with a space.
     return _rows((p[:-1] if not p[-1].strip() else p for p in split), count, dim, path, 2)
@@ -354,7 +355,9 @@ def _rows(split: Iterable[list[bytes]], count: int, dim: int, path: Path, first:
     words, rows = [], np.empty((count, dim), np.float32)
     for k, parts in enumerate(split):
         if len(parts) != dim + 1:
-            raise ValueError(f"{path}: expected {count} lines of a word and {dim} numbers, line {k + first} differs")
+            raise ValueError(
+                f"{path}: expected {amount(count, 'line')} of a word and {dim} numbers, line {k + first} differs"
+            )
         words.append(_decoded(parts[0], path))
         try:
             rows[k] = [float(x) for x in parts[1:]]

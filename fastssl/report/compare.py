@@ -14,6 +14,7 @@ from torch import Tensor
 
 import fastssl.functional as F
 from fastssl._version import __version__
+from fastssl._words import amount
 from fastssl.augment import Views
 from fastssl.augment.images import to_show
 from fastssl.bench.run import write_atomically
@@ -105,8 +106,10 @@ def title_of(groups: Sequence[Group]) -> str:
     """The title of the page: the number of methods, or the method, and of settings."""
     methods = list(dict.fromkeys(g.states[0]["method"] for g in groups))
     if len(methods) > 1:
-        return f"{len(methods)} methods" + (f", {len(groups)} settings" if len(groups) > len(methods) else "")
-    return f"{methods[0]}" + (f", {len(groups)} settings" if len(groups) > 1 else "")
+        return f"{amount(len(methods), 'method')}" + (
+            f", {amount(len(groups), 'setting')}" if len(groups) > len(methods) else ""
+        )
+    return f"{methods[0]}" + (f", {amount(len(groups), 'setting')}" if len(groups) > 1 else "")
 
 
 def shown_name(name: str | None) -> str:
@@ -242,7 +245,9 @@ def _does(group: Group, data: Source, views_of: ViewsOf) -> dict[str, Any]:
     table = getattr(method, "table", None)
     if isinstance(table, np.ndarray):
         least, mean = hamming(table)
-        found["note"] = f"{len(table)} permutations, Hamming distance of two: at least {least}, {mean:.2f} on average"
+        found["note"] = (
+            f"{amount(len(table), 'permutation')}, Hamming distance of two: at least {least}, {mean:.2f} on average"
+        )
     return found if found["pretext_metrics"] or found["images"] else {}
 
 
@@ -279,7 +284,7 @@ def compare_runs(
     lines: list[dict[str, Any]] = []
     parts: list[dict[str, Any]] = []
     for group in groups:
-        note(f"{group.name}: {len(group.states)} run{'s' if len(group.states) > 1 else ''}")
+        note(f"{group.name}: {amount(len(group.states), 'run')}")
         unit = [centred(encode(encoder, images)) for encoder in group.encoders]
         values = _measures(group, unit, images, data_name, baselines, labels)
         lines.append({"name": group.name, "runs": len(group.states), "values": values})

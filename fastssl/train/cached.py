@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from fastssl._graph import nodes
 from fastssl._options import integer
+from fastssl._words import amount
 from fastssl.ops.extension import get_memory_budget
 from fastssl.train.shards import is_sharded
 
@@ -266,7 +267,7 @@ def _outputs(out: Any, rows: int) -> dict[Any, Tensor]:
         if t.dim() and len(t) != rows:
             raise ValueError(
                 f"model: expected outputs with one row per row of the batch, got {tuple(t.shape)} as output {name} of "
-                f"{rows} rows"
+                f"{amount(rows, 'row')}"
             )
     return found
 

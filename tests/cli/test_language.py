@@ -374,7 +374,7 @@ def test_options_of_generate_are_named(texts: Path, tmp_path: Path) -> None:
             "generate", tmp_path / "run", f"--{option}", 0, code=2
         )
     made = run("generate", tmp_path / "run", "The", "--tokens", 3, "--out", tmp_path / "made.txt")
-    assert (tmp_path / "made.txt").read_text().strip() in made and "1 texts" in made
+    assert (tmp_path / "made.txt").read_text().strip() in made and "1 text:" in made
 
 
 def test_methods_that_are_options_of_others_are_named() -> None:

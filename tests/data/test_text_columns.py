@@ -615,7 +615,7 @@ def test_classes_that_look_like_missing_labels_are_named(tmp_path: Path, caplog:
     labels = ["good", "NA", "nan", "", "NA"]
     path = written(tmp_path / "a.csv", [{"text": "t", "label": label} for label in labels])
     found = fastssl.data.open(path)
-    assert "a.csv: row 2 and others: labels 'NA' (2 items), 'nan' (1 items) are classes" in caplog.text
+    assert "a.csv: row 2 and others: labels 'NA' (2 items), 'nan' (1 item) are classes" in caplog.text
     assert found.classes == ["NA", "good", "nan"]
     assert found.labels is not None and found.labels.tolist() == [1, 0, 2, -1, 0]  # empty: unknown
 

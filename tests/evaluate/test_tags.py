@@ -131,7 +131,7 @@ def test_tags_are_learnt_and_words_without_room_are_not_seen(name: str, network:
 def test_bad_input_is_named() -> None:
     for given_, match in (
         (([], []), "tags: expected those of each sentence, at least one, got 0 for 0"),
-        (([["a"]], [["X", "Y"]]), "tags: sentence 0 has 1 words and 2 tags"),
+        (([["a"]], [["X", "Y"]]), "tags: sentence 0 has 1 word and 2 tags"),
         (([[]], [[]]), "tags: sentence 0 has 0 words"),
     ):
         with pytest.raises(ValueError, match=match):

@@ -20,6 +20,7 @@ LAYERS = (
     "_table",
     "_docs",
     "_options",
+    "_words",
     "_files",
     "_graph",
     "kernels",

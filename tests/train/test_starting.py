@@ -182,7 +182,7 @@ def test_methods_start_from_the_network_and_the_tokenizer_of_a_run(bert: Path, t
     network, tokenizer = load_language(bert)
     out = tmp_path / "next"
     printed = run("pretrain", "sim-cse", "--data", f"text:{texts}", "--init", bert, *FEW, "--out", out)
-    assert f"weights start from {bert}: bert, 1 layers of 16, 32 tokens" in printed
+    assert f"weights start from {bert}: bert, 1 layer of 16, 32 tokens" in printed
     state = load_checkpoint(out)[1]
     assert state["encoder"]["dropout"] == 0.1 and state["encoder"]["width"] == 16  # SimCSE's dropout, BERT's sizes
     assert load_tokenizer(out).fingerprint == tokenizer.fingerprint
