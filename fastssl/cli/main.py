@@ -249,7 +249,8 @@ def pretrain(
         str | None, typer.Option("--on-error", help="Unreadable items: raise (default), or skip.")
     ] = None,
     probe_every: Annotated[
-        int | None, typer.Option(help="Epochs between evaluations by k-NN and a linear probe, on labels.")
+        int | None,
+        typer.Option(help="Epochs between evaluations on labels or scores: k-NN, a linear probe or regression."),
     ] = None,
     deterministic: Annotated[
         bool | None,

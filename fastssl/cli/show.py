@@ -15,6 +15,7 @@ from rich.text import Text
 from fastssl._words import amount
 
 console = Console(markup=False, highlight=False)
+SHOWN = ("knn", "linear", "knn_r2", "ridge_r2")  # of what is measured during training
 FEW = 8  # items whose sizes are read before training
 PLAIN_SECONDS = 30  # between two lines of progress without a terminal
 
@@ -54,7 +55,7 @@ class _Plain:
 
 
 def _probed(p: Any) -> str:
-    text = "".join(f", {name} {p.measured[name]:.1f}" for name in ("knn", "linear") if name in p.measured)
+    text = "".join(f", {name} {p.measured[name]:.1f}" for name in SHOWN if name in p.measured)
     return text + (f", {p.skipped} unreadable" if p.skipped else "")
 
 

@@ -19,6 +19,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import fastssl.data
 from fastssl.augment import SimCLRAugment
 from fastssl.cli import app
 from fastssl.cli.recipes import build_method, encoder_for
@@ -40,6 +41,7 @@ from fastssl.train import (
     recipe,
     save_checkpoint,
 )
+from fastssl.train.probe import OnlineProbe
 from fastssl.train.recorded import attributes_of, check_recorded
 
 PAPERS = ("simclr", "moco", "moco-v3", "byol", "simsiam", "barlow-twins", "vicreg", "lejepa", "swav", "mae")
@@ -477,6 +479,24 @@ def test_looking_at_the_features_does_not_change_the_training(tmp_path: Path, ev
     for options in ({"probe_every": 0}, {"probe_every": True}):
         with pytest.raises(ValueError, match="probe_every: expected an integer >= 1"):
             _run(tmp_path / "wrong", **options)
+
+
+def test_numbers_are_probed_by_their_r2() -> None:
+    """R^2 of what features say exactly is near 100, that of what they do not say near 0 or below."""
+    rng = np.random.default_rng(0)
+    features = torch.from_numpy(rng.normal(size=(200, 4)).astype(np.float32))
+    images = np.zeros((201, 8, 8, 3), np.uint8)
+    for told in (True, False):
+        scores = np.append(40 + 3 * features[:, 0].numpy() if told else rng.normal(size=200), np.nan)
+        probe = OnlineProbe(fastssl.data.open(images, scores=scores), 1)
+        assert len(probe.source) == 200 and probe.cut == 160
+        order = np.random.default_rng([17, 0]).permutation(200)
+        found = probe.measure(features[order])
+        assert set(found) == {"knn_r2", "ridge_r2"}
+        assert found["ridge_r2"] > 99 if told else found["ridge_r2"] < 20
+        assert found["knn_r2"] > 50 if told else found["knn_r2"] < 20
+    with pytest.raises(ValueError, match="at least 20 items with different scores, images has 30"):
+        OnlineProbe(fastssl.data.open(images[:30], scores=[1.0] * 30), 1)
 
 
 def test_the_world_of_torchrun_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
