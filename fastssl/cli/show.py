@@ -15,7 +15,7 @@ from rich.text import Text
 from fastssl._words import amount
 
 console = Console(markup=False, highlight=False)
-SHOWN = ("knn", "linear", "knn_r2", "ridge_r2")  # of what is measured during training
+SHOWN = ("knn", "linear", "knn_r2", "linear_r2")  # of what is measured during training
 FEW = 8  # items whose sizes are read before training
 PLAIN_SECONDS = 30  # between two lines of progress without a terminal
 

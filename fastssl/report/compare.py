@@ -21,6 +21,7 @@ from fastssl.bench.run import write_atomically
 from fastssl.data import ArraySource, Source, open_splits
 from fastssl.data import open as open_source
 from fastssl.data.opening import EMBEDDED
+from fastssl.data.source import are_scores
 from fastssl.evaluate import clustering_scores, encode, evaluate, kmeans, rank_me
 from fastssl.evaluate.features import centred, labels_of
 from fastssl.evaluate.report import check_classes
@@ -37,6 +38,9 @@ MEASURES = {
     "linear_top5": "linear probe, top-5",
     "knn": "k-NN",
     "knn_top5": "k-NN, top-5",
+    "linear_r2": "ridge regression, R^2",
+    "linear_spearman": "ridge regression, Spearman",
+    "knn_r2": "k-NN, R^2",
     "knn_without_flags": "k-NN without flags",
     "retrieval": "Recall@1 across vendors",
     "digits_linear": "linear probe",
@@ -124,7 +128,7 @@ def _measures(
     """Measures of a group of runs; ``unit``: the centred unit features of each encoder."""
     values: dict[str, list[float]] = {}
     for encoder, state, rows in zip(group.encoders, group.states, unit):
-        if labels is not None:
+        if labels is not None or are_scores(data.labels):
             rows_wanted = ("pretrained",) if baselines else ("pretrained", "random", "pixels")
             table = evaluate(encoder, state["encoder"], data_name, "spatial", rows_wanted)
             for key, text in MEASURES.items():
@@ -133,6 +137,7 @@ def _measures(
                     for column in ("random", "pixels"):
                         if column in table[key]:
                             baselines.setdefault(column, {})[text] = table[key][column]
+        if labels is not None:
             clusters = kmeans(rows, len(data.classes))[1]
             values.setdefault("k-means, NMI", []).append(clustering_scores(clusters.numpy(), labels.numpy())["nmi"])
         values.setdefault("RankMe", []).append(rank_me(rows))
@@ -140,7 +145,10 @@ def _measures(
 
 
 def _labels(data: Source, data_name: str, note: Callable[[str], None]) -> Tensor | None:
-    """The class per image if the data provides labels to evaluate with; else ``note`` is called with the reason."""
+    """The class per image if the data provides labels to evaluate with; else ``note`` is called with the reason, but
+    for numbers to predict, which are evaluated, too."""
+    if are_scores(data.labels):
+        return None
     try:
         labels = labels_of(data)
         if data_name in EMBEDDED or not open_splits(data_name).divided:

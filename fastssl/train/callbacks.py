@@ -50,7 +50,7 @@ class Progress:
         seconds_left: estimated time until the end of the run.
         waiting: fraction of the time of the last steps spent waiting for data.
         skipped: number of unreadable items so far.
-        measured: last measurements of the features: "knn" and "linear", or "knn_r2" and "ridge_r2", in percent;
+        measured: last measurements of the features: "knn" and "linear", or "knn_r2" and "linear_r2", in percent;
             "feature_spread".
         history: steps and their losses.
         unit: what ``rate`` counts: "images", "tokens".

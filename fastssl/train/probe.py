@@ -72,14 +72,14 @@ class OnlineProbe(Callback):
 
     def measure(self, features: Tensor) -> dict[str, float]:
         """Returns "knn" and "linear" accuracy in percent of features [N, C] of the probe's items, or "knn_r2" and
-        "ridge_r2" of their scores."""
+        "linear_r2" of their scores."""
         train, test = np.arange(self.cut), np.arange(self.cut, len(self.labels))
         unit = centred(features, features[train].mean(0))
         labels = self.labels
         k = min(NEIGHBOURS, self.cut)
         if self.scores:
             near = knn_regression(unit[train], labels[train], unit[test], k, temperature=TEMPERATURE)
-            found = {"knn_r2": near, "ridge_r2": ridge_probe(features, labels, train, test)}
+            found = {"knn_r2": near, "linear_r2": ridge_probe(features, labels, train, test)}
             return {name: regression_scores(numbers, labels[test])["r2"] for name, numbers in found.items()}
         knn = knn_accuracy(unit[train], labels[train], k, unit[test], labels[test], temperature=TEMPERATURE)
         return {"knn": knn, "linear": linear_probe(features, labels, train, test, 1e-4, 30)}

@@ -58,6 +58,17 @@ def test_a_page_on_a_folder(runs: list[Path], tmp_path: Path) -> None:
     assert "k-NN" in page and notes == [f"simclr ({n}/run): 1 run" for n in ("small", "large")]
 
 
+def test_numbers_are_judged_by_regression(runs: list[Path], tmp_path: Path) -> None:
+    rng, rows = np.random.default_rng(0), ["path,age"]
+    for k in range(40):
+        Image.fromarray(rng.integers(0, 6 * k + 9, (16, 16, 3), dtype=np.uint8)).save(tmp_path / f"{k}.png")
+        rows.append(f"{k}.png,{k}")
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    text, notes = _page(runs, Path(f"{tmp_path / 'list.csv'}#score=age"), tmp_path / "report.html")
+    assert "ridge regression, R^2" in text and "k-NN, R^2" in text and "NMI" not in text
+    assert not any("no evaluation" in note for note in notes)
+
+
 def test_classes_of_any_name(runs: list[Path], tmp_path: Path) -> None:
     classes = [os.fsdecode(b"c\xff"), r"$\frac x$ & <b>"]
     page, _ = _page(
