@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+from fastssl._words import amount
 from fastssl.cli import app
 from fastssl.cli.recipes import build_method, started_from
 from fastssl.data import digits, load_tokenizer, train_tokenizer
@@ -339,7 +340,7 @@ def test_models_of_transformers(kind: str, method: str, texts: Path, tmp_path: P
     if network.kind in MASKED:
         assert "order: expected None (--order none)" in run("pretrain", method, *asked, *FEW, "--out", out, code=2)
         asked += ["--order", "none"]
-    assert f"{network.kind}, {network.options['depth']} layers of 16, 32 tokens" in run(
+    assert f"{network.kind}, {amount(network.options['depth'], 'layer')} of 16, 32 tokens" in run(
         "pretrain", method, *asked, *FEW, "--out", out
     )
     again, _ = load_language(out)
