@@ -21,7 +21,19 @@ def _sizes(o: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _check_rotary(o: dict[str, Any], share: float = 1.0) -> None:
+    """Checks that the positions, which turn pairs of numbers, find pairs in the share of a head that they turn."""
+    turned = int(o["width"] // o["heads"] * share)
+    if turned < 2 or turned % 2:
+        least = round(2 / share)
+        raise ValueError(
+            f"heads: expected width / heads to be a multiple of {least}, as {o['name']!r} rotates pairs of numbers, "
+            f"got {o['width']} / {o['heads']}"
+        )
+
+
 def _modernbert_config(o: dict[str, Any]) -> dict[str, Any]:
+    _check_rotary(o)
     ends = {"bos_token_id": o["start"], "eos_token_id": o["end"]}
     return {**_sizes(o), **ends, "cls_token_id": o["start"], "sep_token_id": o["end"]}
 
@@ -108,6 +120,7 @@ def _gpt2_config(o: dict[str, Any]) -> dict[str, Any]:
 
 
 def _llama_config(o: dict[str, Any]) -> dict[str, Any]:
+    _check_rotary(o)
     return {
         **_sizes(o),
         "num_key_value_heads": o["heads"],
@@ -120,6 +133,11 @@ def _llama_config(o: dict[str, Any]) -> dict[str, Any]:
 
 def _gemma3_config(o: dict[str, Any]) -> dict[str, Any]:
     return {**_llama_config(o), "query_pre_attn_scalar": o["width"] // o["heads"]}
+
+
+def _neox_config(o: dict[str, Any]) -> dict[str, Any]:
+    _check_rotary(o, 0.25)  # its ``rotary_pct``
+    return _llama_config(o)
 
 
 def _t5_config(o: dict[str, Any]) -> dict[str, Any]:
@@ -253,7 +271,7 @@ TRANSFORMERS = {
     "phi3": _causal("Phi3", dropouts=_OF_PHI),
     "smollm3": _causal("SmolLM3"),
     "olmo2": _causal("Olmo2"),
-    "gpt_neox": _causal("GPTNeoX", dropouts=("hidden_dropout", "attention_dropout")),
+    "gpt_neox": _causal("GPTNeoX", sizes=_neox_config, dropouts=("hidden_dropout", "attention_dropout")),
     "t5": _Architecture("T5ForConditionalGeneration", "T5Config", _t5_config, ("dropout_rate",), relative=True),
     "bart": _Architecture("BartForConditionalGeneration", "BartConfig", _bart_config, _OF_BART),
 }

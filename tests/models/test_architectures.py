@@ -81,6 +81,26 @@ def test_windows_shorter_than_a_text_are_for_documents_that_are_not_packed(name:
     assert as_language(unused, Tokenizer(), 32).window is None
 
 
+ROTARY = ["llama", "qwen2", "qwen3", "mistral", "gemma", "gemma3_text", "phi3", "smollm3", "olmo2", "modernbert"]
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "heads", "least"),
+    [
+        *((name, width, heads, 2) for name in ROTARY for width, heads in ((12, 4), (10, 2), (8, 8))),
+        ("gpt_neox", 16, 4, 8),
+    ],
+)
+def test_heads_whose_numbers_are_no_pairs_to_rotate_are_an_error(name: str, width: int, heads: int, least: int) -> None:
+    options = {"name": name, "vocabulary": 300, "width": width, "depth": 1, "heads": heads}
+    with pytest.raises(
+        ValueError, match=f"heads: expected width / heads to be a multiple of {least}, .*{width} / {heads}"
+    ):
+        build_language(options)
+    model = build_language({**options, "width": least * heads})
+    assert model.hidden(torch.zeros(1, 4, dtype=torch.int64)).shape == (1, 4, least * heads)
+
+
 REFUSED = [
     ("Gemma2", {"head_dim": 8}, "bounded.*final_logit_softcapping=30.0"),
     ("Gemma3", {"head_dim": 8, "final_logit_softcapping": 5.0}, "bounded.*final_logit_softcapping=5.0"),
