@@ -46,8 +46,8 @@ def ridge_probe(features: Values, scores: Values, train: np.ndarray, test: np.nd
     """
     from sklearn.linear_model import RidgeCV
 
-    x = feature_rows(features)
-    y = check_scores("scores", scores, x)
+    x = feature_rows(features).cpu()  # where scikit-learn computes
+    y = check_scores("scores", scores, len(x))
     train, test = row_indices(train, len(x), "train"), row_indices(test, len(x), "test")
     for name, rows, least in (("train", train, 5), ("test", test, 1)):
         if len(rows) < least:
@@ -86,7 +86,7 @@ def knn_regression(
         [2.0, 7.0]
     """
     x, q = unit_sides(features, queries, ("features", "queries"))
-    y, k = check_scores("scores", scores, x), check.count("k", k)
+    y, k = check_scores("scores", scores, len(x)).to(x.device), check.count("k", k)
     cosine, nearest = F.nearest(q, x, k, metric="dot")
     weight = torch.ones_like(cosine, dtype=torch.float64)
     if temperature is not None:
@@ -95,16 +95,20 @@ def knn_regression(
     return (weight * y[nearest]).sum(1) / weight.sum(1)
 
 
-def check_scores(name: str, given: Values, rows: Tensor) -> Tensor:
-    """Numbers to predict [N], one per row, as float64.
+def check_scores(name: str, given: Values, count: int | None = None) -> Tensor:
+    """Numbers to predict, or predicted, as float64 [N] on the CPU.
+
+    Args:
+        count: N, the rows of features; None: any number of them.
 
     Raises:
         ValueError: another number of them, or one that is not finite.
     """
     numbers = as_tensor(name, given)
-    if numbers.shape != rows.shape[:1]:
-        raise ValueError(f"{name}: expected {len(rows)} numbers, one per row of features, got {tuple(numbers.shape)}")
-    numbers = numbers.to(rows.device, torch.float64)
+    if numbers.dim() != 1 or (count is not None and len(numbers) != count):
+        many = "numbers [N]" if count is None else f"{count} numbers, one per row of features"
+        raise ValueError(f"{name}: expected {many}, got shape {tuple(numbers.shape)}")
+    numbers = numbers.to("cpu", torch.float64)
     if not bool(numbers.isfinite().all()):
         wrong = int((~numbers.isfinite()).nonzero()[0])
         raise ValueError(f"{name}: expected finite numbers, got {numbers[wrong]:g} in row {wrong}: leave it out")
@@ -120,7 +124,7 @@ def regression_scores(predicted: Values, scores: Values) -> dict[str, float]:
         scores: [N].
 
     Raises:
-        ValueError: fewer than two rows, or other shapes.
+        ValueError: fewer than two numbers, of one more than of the other, or one that is not finite.
 
     Example:
         >>> import torch
@@ -130,14 +134,12 @@ def regression_scores(predicted: Values, scores: Values) -> dict[str, float]:
     """
     from sklearn.metrics import mean_absolute_error, r2_score
 
-    found = as_tensor("predicted", predicted)
-    wanted = as_tensor("scores", scores)
-    if len(wanted) < 2 or found.shape != wanted.shape or wanted.dim() != 1:
+    found, wanted = check_scores("predicted", predicted), check_scores("scores", scores)
+    if len(wanted) < 2 or len(found) != len(wanted):
         raise ValueError(
-            f"predicted, scores: expected two or more numbers each, got shapes {tuple(found.shape)} and "
-            f"{tuple(wanted.shape)}"
+            f"predicted, scores: expected two or more numbers each, as many of both, got {len(found)} and {len(wanted)}"
         )
-    pair = wanted.double().cpu().numpy(), found.double().cpu().numpy()
+    pair = wanted.numpy(), found.numpy()
     return {
         "r2": 100 * float(r2_score(*pair)),
         "spearman": spearman(found, wanted),

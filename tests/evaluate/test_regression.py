@@ -149,8 +149,16 @@ def test_scores_are_those_of_their_formulas() -> None:
     assert table["r2"] == pytest.approx(100 * (1 - ((y - found) ** 2).sum() / ((y - y.mean()) ** 2).sum()))
     assert table["mae"] == pytest.approx(np.abs(y - found).mean())
     assert table["spearman"] == pytest.approx(100 * spearmanr(y, found).statistic)
-    with pytest.raises(ValueError, match="expected two or more numbers each"):
-        regression_scores([1.0], [1.0])
+    for few in ([1.0], [1.0, 2.0, 3.0]):
+        with pytest.raises(ValueError, match=f"expected two or more numbers each, .*got {len(few)} and "):
+            regression_scores(few, few[:1] * 2 if len(few) > 1 else few)
+    with pytest.raises(ValueError, match="predicted: expected finite numbers, got nan in row 1"):
+        regression_scores([1.0, float("nan")], [1.0, 2.0])
+    with pytest.raises(ValueError, match="scores: expected finite numbers, got inf in row 0"):
+        regression_scores([1.0, 2.0], [float("inf"), 2.0])
+    for shape in ((), (2, 1)):
+        with pytest.raises(ValueError, match=r"predicted: expected numbers \[N\], got shape"):
+            regression_scores(np.zeros(shape), [1.0, 2.0])
 
 
 @pytest.mark.parametrize("parts", [False, True])

@@ -269,3 +269,15 @@ def test_a_patched_head_multiplies_in_the_dtype_of_autocast(
         assert a.dtype == b.dtype
         largest = float(c.abs().max())
         assert float((a - c).norm()) <= 1.5 * float((b - c).norm()) + torch.finfo(dtype).eps * largest
+
+
+def test_numbers_are_predicted_from_features_on_the_gpu() -> None:
+    from fastssl.evaluate import knn_regression, regression_scores, ridge_probe
+
+    x = torch.nn.functional.normalize(torch.randn(60, 4), dim=1)
+    y, even, odd = x[:, 0] * 3 + 40, torch.arange(0, 60, 2).numpy(), torch.arange(1, 60, 2).numpy()
+    ridge = ridge_probe(x.cuda(), y.cuda(), even, odd)
+    torch.testing.assert_close(ridge, ridge_probe(x, y, even, odd))
+    nearest = knn_regression(x[even].cuda(), y[even], x[odd].cuda(), 3)
+    torch.testing.assert_close(nearest.cpu(), knn_regression(x[even], y[even], x[odd], 3))
+    assert regression_scores(nearest, y[odd]) == regression_scores(nearest.cpu(), y[odd])
