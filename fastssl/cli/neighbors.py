@@ -63,12 +63,12 @@ def draw_neighbors(
             f"it again with the encoder of {str(features)!r}"
         )
     named = [] if other else queries
-    rows = _rows(asked, named, min(count, len(asked.features)), seed)
+    source = _source_of(gallery, data, f"{str(features)!r} does not record where its images are (--data)")
+    rows = _rows(asked, named, source, min(count, len(asked.features)), seed)
     mean = gallery.features.mean(0)
     keys, wanted = centred(gallery.features, mean), centred(asked.features[torch.from_numpy(rows)], mean)
     more = 0 if other else 1  # the nearest neighbour of a query is itself
     cosine, nearest = F.nearest(wanted, keys, min(k + more, len(keys)), metric="dot")
-    source = _source_of(gallery, data, f"{str(features)!r} does not record where its images are (--data)")
     from_source = source
     if other:
         from_source = _source_of(
@@ -90,7 +90,7 @@ def draw_neighbors(
     return len(lines), min(k, len(keys) - more)
 
 
-def _rows(features: FeatureFile, queries: list[str], count: int, seed: int) -> np.ndarray:
+def _rows(features: FeatureFile, queries: list[str], source: Source, count: int, seed: int) -> np.ndarray:
     if not queries:
         return np.sort(np.random.default_rng(seed).permutation(len(features.features))[:count])
     found = []
@@ -98,8 +98,11 @@ def _rows(features: FeatureFile, queries: list[str], count: int, seed: int) -> n
         exact = [k for k, name in enumerate(features.names) if name == query]
         some = exact or [k for k, name in enumerate(features.names) if query in name]
         if not some and Path(query).is_file():
-            own = Path(os.path.relpath(query, features.source or "")).as_posix()  # names are relative to the data
-            some = [k for k, name in enumerate(features.names) if name == own]
+            root = (
+                getattr(source, "root", None) or ""
+            )  # names are relative to it, of a table to the folder of its images
+            own = os.path.abspath(query)
+            some = [k for k, name in enumerate(features.names) if os.path.abspath(os.path.join(root, name)) == own]
             if not some:
                 raise ValueError(
                     f"query: the file {query!r} is no image of the features; write its own (fastssl embed RUN "

@@ -335,6 +335,13 @@ def test_queries_may_be_paths_of_files(run: Path, tmp_path: Path) -> None:
     for query in (str(photos / "blue_sky" / "4.png"), os.path.relpath(photos / "blue_sky" / "4.png")):
         assert draw_neighbors(features, [query], 2, 8, None, sheet, 0) == (1, 2)
         assert re.findall(r"<br>([^<]*png)", sheet.read_text())[0] == "blue_sky/4.png"
+    table, own = tmp_path / "lists" / "list.csv", tmp_path / "listed.npz"
+    table.parent.mkdir()
+    table.write_text("path\n" + "".join(f"blue_sky/{k}.png\n" for k in range(0, 12, 2)))
+    for folder in ("../photos", str(photos)):
+        _run("embed", str(run), "--data", f"{table}#images={folder}", "--out", str(own))
+        assert draw_neighbors(own, [str(photos / "blue_sky" / "4.png")], 2, 8, None, sheet, 0) == (1, 2)
+        assert re.findall(r"<br>([^<]*png)", sheet.read_text())[0] == "blue_sky/4.png"
     other = _photos(tmp_path / "other") / "blue_sky" / "4.png"  # of the same name, and another image
     with pytest.raises(
         ValueError, match="query: the file '.*other/blue_sky/4.png' is no image of the features.*embed RUN"
