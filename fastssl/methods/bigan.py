@@ -15,6 +15,7 @@ import torch.nn.functional as TF
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fastssl._options import integer
 from fastssl.augment import HALF, MAEAugment, Views, uniform
 from fastssl.data.batch import Batch
 from fastssl.data.source import Item
@@ -56,6 +57,7 @@ class BiGAN(ImageMethod):
         hidden: int = 256,
         spatial: bool = False,
     ) -> None:
+        outputs, hidden = integer("outputs", outputs, 1), integer("hidden", hidden, 1)
         super().__init__(encoder, augment or MAEAugment(encoder.size, normalize=HALF), spatial=spatial)
         shape = encoder.map_shape()
         self.outputs = outputs

@@ -16,6 +16,7 @@ import torch.nn.functional as TF
 from torch import Tensor
 
 import fastssl.functional as F
+from fastssl._options import integer
 from fastssl.augment import ColorizationAugment, Views
 from fastssl.data.batch import Batch
 from fastssl.data.source import Item
@@ -26,7 +27,12 @@ from fastssl.models.decoder import Decoder
 
 @functools.cache
 def ab_cells(grid: int = 10) -> Tensor:
-    """The centres of the cells of the ab plane that hold a colour of sRGB: [Q, 2]; about 300 for a grid of 10."""
+    """The centres of the cells of the ab plane that hold a colour of sRGB: [Q, 2]; about 300 for a grid of 10.
+
+    Raises:
+        ValueError: ``grid`` is no integer from 1 to 100, of which there are several cells.
+    """
+    grid = integer("grid", grid, 1, 100)
     steps = torch.linspace(0, 1, 52)
     colors = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij")).reshape(1, 3, -1, 1)
     _, ab = ColorizationAugment.lab(colors)

@@ -81,8 +81,10 @@ class NAT(ImageMethod):
             rows = torch.from_numpy(part).to(ids.device)
             numbers = self.numbers(ids[rows])
             with torch.autocast(unit.device.type, enabled=False):
-                cosines = unit[rows] @ self.noise(numbers).T
-            _, best = linear_sum_assignment(cosines.cpu().numpy(), maximize=True)
+                cosines = (unit[rows] @ self.noise(numbers).T).cpu().numpy()
+            if not np.isfinite(cosines).all():
+                return  # neither is the loss, which ends the run with the items that it is of
+            _, best = linear_sum_assignment(cosines, maximize=True)
             self.assigned.rows[ids[rows]] = numbers[torch.from_numpy(best).to(ids.device)]
 
     def forward(self, batch: Batch) -> Tensor:

@@ -12,6 +12,7 @@ import torch.nn.functional as TF
 from torch import Tensor, nn
 
 import fastssl.functional as F
+from fastssl._options import integer
 from fastssl.augment import HALF, ColorizationAugment, MAEAugment, Views
 from fastssl.data.batch import Batch
 from fastssl.methods.colorization import ab_cells
@@ -54,8 +55,7 @@ class SplitBrain(ImageMethod):
         spatial: bool = False,
     ) -> None:
         network = lab_of(encoder.network, "split-brain")
-        if levels < 2:
-            raise ValueError(f"levels: expected at least 2, got {levels}")
+        levels = integer("levels", levels, 2)
         super().__init__(encoder, augment or MAEAugment(encoder.size, normalize=HALF), spatial=spatial)
         halves = [Encoder(half, encoder.size) for half in (network.lightness, network.color)]
         self.side = max(encoder.size // 4, *(half.map_shape()[-1] for half in halves))

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor, nn
 
+from fastssl._options import integer
+
 
 def projection_head(
     inputs: int, hidden: int = 256, outputs: int = 128, layers: int = 2, *, last_norm: bool = True
@@ -25,6 +27,7 @@ def projection_head(
         >>> projection_head(16, 32, 8)(torch.randn(8, 16)).shape
         torch.Size([8, 8])
     """
+    hidden, outputs = integer("hidden", hidden, 1), integer("outputs", outputs, 1)
     parts: list[nn.Module] = []
     width = inputs
     for _ in range(layers - 1):

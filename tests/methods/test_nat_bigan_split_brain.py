@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastssl.cli.recipes import encoder_for
 from fastssl.data import Batch, emoji
-from fastssl.methods import NAT, BiGAN, SplitBrain
+from fastssl.methods import NAT, BiGAN, SimCLR, SplitBrain
 from fastssl.methods.colorization import ab_cells
 from fastssl.models import LabNetwork, build_encoder
 
@@ -27,6 +27,22 @@ def nat(**options: int) -> NAT:
 
 def unit(rows: int, seed: int) -> Tensor:
     return TF.normalize(torch.randn(rows, 6, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def test_embeddings_that_are_not_finite_exchange_nothing() -> None:
+    """The loss is not finite either: the run ends with the items that it is of, not with an error of the assignment."""
+    method = nat()
+    batch = Batch([torch.full((4, 3, 32, 32), torch.nan)], None, torch.arange(4))
+    assert not bool(method(batch).isfinite())
+    assert method.numbers(torch.arange(4)).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", [NAT, BiGAN, SimCLR])
+@pytest.mark.parametrize("name", ["outputs", "hidden"])
+def test_widths_out_of_range_are_named(kind: type[NAT] | type[BiGAN] | type[SimCLR], name: str) -> None:
+    for wrong in (0, -1, 2.5):
+        with pytest.raises(ValueError, match=f"{name}: expected an integer >= 1, got {wrong}"):
+            kind(build_encoder(ENCODER), **{name: wrong})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -165,5 +181,6 @@ def test_split_brain_is_of_two_halves() -> None:
         ValueError, match=r"encoder: split-brain needs one of two halves \('lab:resnet'\), got SmallResNet"
     ):
         SplitBrain(build_encoder(ENCODER))
-    with pytest.raises(ValueError, match="levels: expected at least 2, got 1"):
-        split_brain(levels=1)
+    for name, wrong in (("levels", 1), ("levels", 2.5), ("grid", 0), ("grid", -5), ("grid", 101)):
+        with pytest.raises(ValueError, match=f"{name}: expected an integer .*, got {wrong}"):
+            split_brain(**{name: wrong})
