@@ -351,8 +351,8 @@ def _fields(path: str, text: str, kind: str) -> list[dict[str, Any]]:
         if last != [_END]:
             raise ValueError(f"{path}: row {max(len(records), 1)}: a quotation mark opens a field that none closes")
         names = [name.strip() for name in records[0]] if records else []
-        if any(ending(word) in IMAGES for name in names for word in (name, *name.split(" "))):
-            if ending(names[0]) not in IMAGES or len(names) > 2:
+        if any(ending(word) in (ARRAY, *IMAGES) for name in names for word in (name, *name.split(" "))):
+            if ending(names[0]) not in (ARRAY, *IMAGES) or len(names) > 2:
                 raise ValueError(
                     f"{path}: expected a first row with the names of the columns, such as path,label, got "
                     f"{', '.join(map(repr, names))}; without names one or two columns, of paths and labels, are read"

@@ -84,6 +84,13 @@ def test_numbers_without_a_heading(folder: Path) -> None:
     assert len(fastssl.data.open(folder / "list.csv")) == 1
 
 
+def test_paths_of_arrays_need_no_heading(folder: Path) -> None:
+    for k in range(3):
+        np.save(folder / f"{k}.npy", np.full((8, 8, 3), 80 * k, np.uint8))
+    (folder / "list.csv").write_text("0.npy,b\n1.npy,a\n2.npy,b\n")
+    check(fastssl.data.open(folder / "list.csv"), [1, 0, 1])
+
+
 @pytest.mark.parametrize("row", ["0.png,a,b", "0,0.png", "0.png 1", "a,b/0.jpeg,c"])
 def test_columns_that_need_names(tmp_path: Path, row: str) -> None:
     (tmp_path / "list.csv").write_text(f"{row}\n{row}\n")
