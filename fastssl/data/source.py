@@ -334,6 +334,11 @@ class ConcatSource(Source):
         self.ends = np.cumsum([len(s) for s in self.sources])
         self.name, self.classes = name or self.sources[0].name, self.sources[0].classes
         known = [s.labels for s in self.sources]
+        of = {are_scores(k): s.name for k, s in zip(known, self.sources) if k is not None}
+        if len(of) > 1:
+            raise ValueError(
+                f"sources: expected classes or numbers to predict, got numbers of {of[True]} and classes of {of[False]}"
+            )
         self.labels = None if any(k is None for k in known) else np.concatenate([np.asarray(k) for k in known])
 
     def __len__(self) -> int:

@@ -75,6 +75,14 @@ def test_numbers_of_images_are_read(kind: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(part.labels, AGES[[5, 3]], atol=1e-4)
 
 
+def test_numbers_and_classes_are_not_mixed() -> None:
+    images = np.zeros((6, 8, 8, 3), np.uint8)
+    train, test = fastssl.data.open(images, scores=np.arange(6.0)), fastssl.data.open(images, labels=[0, 1] * 3)
+    for parts in ((train, test), (test, train)):
+        with pytest.raises(ValueError, match="sources: .* got numbers of .* and classes of"):
+            evaluate(build_encoder({"name": "resnet", "size": 16, "width": 4}), None, Splits("toy", *parts))
+
+
 def test_changed_numbers_are_other_data() -> None:
     class Own(fastssl.data.Source):
         labels = np.array([0.25, 0.5])
