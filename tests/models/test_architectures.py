@@ -14,6 +14,7 @@ from fastssl.data import Tokenizer, Window
 from fastssl.data.corruption import IGNORED
 from fastssl.methods import BERT, GPT, SimCSE
 from fastssl.models import as_language, build_language
+from fastssl.models.architectures import CAUSAL, TRANSFORMERS
 from fastssl.train import load_language
 from tests.support.language import tokens
 from tests.support.training import gradients, relative
@@ -43,7 +44,9 @@ def two_documents(method: Any) -> tuple[Any, list[torch.Tensor]]:
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("name", ["GPT2", "Llama", "Mistral", "Gemma3", "GPTNeoX"])
+@pytest.mark.parametrize(
+    "name", [TRANSFORMERS[name].config.removesuffix("Config").removesuffix("Text") for name in CAUSAL]
+)
 def test_packed_documents_are_apart_whatever_the_attention(name: str, attention: str) -> None:
     method = GPT(as_language(causal(name, attn_implementation=attention), Tokenizer(), 32), Tokenizer())
     batch, documents = two_documents(method)
