@@ -1,5 +1,5 @@
 """lightly: NT-Xent (with and without its memory bank), decoupled contrastive losses and LeJEPA's SIGReg, in one process
-or several; VICReg, KoLeo and the hypersphere loss in one."""
+or several; VICReg, KoLeo, MACL and the hypersphere loss in one."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ KNOWN = {
     "VICRegLoss": dict.fromkeys(("lambda_param", "mu_param", "nu_param", "gather_distributed", "eps")),
     "KoLeoLoss": dict.fromkeys(("p", "eps", "pairwise_distance")),
     "HypersphereLoss": dict.fromkeys(("t", "lam", "alpha")),
+    "MACLLoss": dict.fromkeys(("temperature", "alpha", "A_0", "eps")),
     "SIGReg": dict.fromkeys(("num_vectors", "gather_distributed", "t", "phi", "weights")),
     "MemoryBankModule": dict.fromkeys(("size", "gather_distributed", "feature_dim_first", "bank", "bank_ptr")),
 }
@@ -55,6 +56,7 @@ def targets() -> list[Target]:
     from lightly.loss.dcl_loss import DCLLoss, DCLWLoss
     from lightly.loss.hypersphere_loss import HypersphereLoss
     from lightly.loss.koleo_loss import KoLeoLoss
+    from lightly.loss.macl_loss import MACLLoss
     from lightly.loss.ntx_ent_loss import NTXentLoss
     from lightly.loss.vicreg_loss import VICRegLoss
 
@@ -63,6 +65,7 @@ def targets() -> list[Target]:
         *(Target(owner, "forward", _dcl, _probe, min_rows=MATRIX) for owner in (DCLLoss, DCLWLoss)),
         Target(VICRegLoss, "forward", _vicreg, _probe),
         Target(KoLeoLoss, "forward", _koleo, _probe_koleo, min_rows=MATRIX),
+        Target(MACLLoss, "forward", _macl, _probe, min_rows=MATRIX),
         Target(HypersphereLoss, "forward", _hypersphere, _probe, min_rows=MATRIX, few=require_differences),
     ]
     with contextlib.suppress(ImportError):  # older versions have none
@@ -120,6 +123,21 @@ def _nt_xent(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
     query, key = (torch.nn.functional.normalize(t.to(full), dim=1) for t in (view0, view1))
     queue = negatives.T.to(out0.device, full)  # the bank holds columns, and is used as it is
     return F.info_nce(query, key, queue, temperature=temperature, normalize=False, in_batch=False)
+
+
+def _macl(loss: Any, z0: Tensor, z1: Tensor) -> Tensor:
+    """NT-Xent at a temperature that follows the positives, each row weighted by 1 / (1 - its softmax)."""
+    require_alone()
+    _check(loss, z0, z1)
+    if any(isinstance(getattr(loss, name), Tensor) for name in ("temperature", "alpha", "A_0", "eps")):
+        raise NotFused("settings that are tensors")
+    views = lasting(*of_one_dtype(z0, z1))
+    full = torch.promote_types(views[0].dtype, torch.float32)
+    with torch.no_grad():
+        alignment = torch.nn.functional.cosine_similarity(*(z.to(full) for z in views), eps=0.0).mean()
+        temperature = loss.temperature * (1 + loss.alpha * (alignment - loss.A_0))
+    values = F.nt_xent(*multiplied(*views), temperature=temperature, reduction="none")
+    return (values / (loss.eps - torch.expm1(-values.detach()))).mean()
 
 
 def _dcl(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:

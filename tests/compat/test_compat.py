@@ -397,6 +397,19 @@ def test_lightlys_losses_that_spread_rows(name: str, dtype: torch.dtype) -> None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_macl_of_lightly(alpha: float, dtype: torch.dtype) -> None:
+    lightly()
+    from lightly.loss.macl_loss import MACLLoss
+
+    torch.manual_seed(0)
+    x = torch.randn(40, 16, dtype=dtype, requires_grad=True)
+    near = (x.detach() + 0.5 * torch.randn(40, 16, dtype=dtype)).requires_grad_()  # shares of 0.01 to 1
+    _check("lightly", lambda: MACLLoss(0.2, alpha, A_0=0.1)(x, near), [x, near])
+    assert fastssl.patched()["lightly"]["MACLLoss"].fused == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_vicreg_of_metric_learning(dtype: torch.dtype) -> None:
     loss = metric_learning().losses.VICRegLoss()
     torch.manual_seed(0)

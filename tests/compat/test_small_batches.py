@@ -71,6 +71,7 @@ def test_each_loss_has_its_number_of_rows() -> None:
         "VICRegLoss": 0,
         "KoLeoLoss": 8192,
         "HypersphereLoss": 8192,
+        "MACLLoss": 8192,
         **({"SIGReg": 0} if importlib.util.find_spec("lightly.loss.lejepa_loss") else {}),
     }
     loss = pml.losses.SupConLoss()

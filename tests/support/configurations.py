@@ -619,6 +619,7 @@ def lightly() -> Iterator[Case]:
     from lightly.loss.dcl_loss import DCLLoss, DCLWLoss, negative_mises_fisher_weights
     from lightly.loss.hypersphere_loss import HypersphereLoss
     from lightly.loss.koleo_loss import KoLeoLoss
+    from lightly.loss.macl_loss import MACLLoss
     from lightly.loss.ntx_ent_loss import NTXentLoss
     from lightly.loss.vicreg_loss import VICRegLoss
 
@@ -640,6 +641,7 @@ def lightly() -> Iterator[Case]:
     }
     kinds["VICRegLoss"] = VICRegLoss
     kinds["HypersphereLoss"] = HypersphereLoss
+    kinds["MACLLoss"] = MACLLoss
     calls: dict[str, tuple[int, Callable[..., Any]]] = {
         "two views": (2, lambda loss, x, z: loss(x, z)),
         "the second without gradient": (2, lambda loss, x, z: loss(x, z.detach())),
