@@ -45,6 +45,8 @@ from fastssl.compat._sizes import (
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, Rows
 from fastssl.functional.contrastive import sup_con, sup_con_rows
+from fastssl.functional.custom import PairMasks
+from fastssl.functional.custom import pair_loss as of_strips
 from fastssl.functional.metric import positive_pairs
 from fastssl.functional.proxy import _against_classes, arc_penalty, margin_softmax, proxy_softmax
 from fastssl.functional.redundancy import vicreg
@@ -69,6 +71,7 @@ from fastssl.ops.types import Relation
 LossDict = dict[str, dict[str, Any]]
 FEW_ROWS = 4  # the original has special cases for one pair and none
 IGNORED = -100  # label of rows whose cross-entropy is 0
+COMPARED = 2**20  # entries of rows that are compared at a time
 LISTED = 2**24  # distances of a miner that are compared at a time
 ROUNDINGS = 16  # tolerance of the original's loss, in roundings of its largest term
 
@@ -95,15 +98,18 @@ KNOWN: dict[str, dict[str, Check]] = {
     "CosFaceLoss": {**_any(*_WEIGHTED, "W", "margin", "scale"), **_CROSS_ENTROPY},
     "FastAPLoss": _any(*_LOSS, "num_bins", "num_edges"),
     "GeneralizedLiftedStructureLoss": _any(*_PAIRS, "pos_margin", "neg_margin"),
+    "HistogramLoss": _any(*_LOSS, "delta"),
     "LiftedStructureLoss": _any(*_PAIRS, "pos_margin", "neg_margin"),
     "MarginLoss": _any(*_LOSS, "margin", "nu", "learn_beta", "beta", "triplets_per_anchor"),
     "MultiSimilarityLoss": _any(*_PAIRS, "alpha", "beta", "base"),
     "NCALoss": _any(*_LOSS, "softmax_scale"),
     "NTXentLoss": _any(*_PAIRS, "temperature"),
     "NormalizedSoftmaxLoss": {**_any(*_WEIGHTED, "W", "temperature", "embedding_size"), **_CROSS_ENTROPY},
+    "PNPLoss": _any(*_LOSS, "b", "alpha", "anneal", "variant"),
     "ProxyAnchorLoss": _any(*_WEIGHTED, "proxies", "margin", "alpha"),
     "ProxyNCALoss": _any(*_WEIGHTED, "proxies", "softmax_scale", "proxy_labels"),
     "RankedListLoss": _any(*_LOSS, "margin", "imbalance", "alpha", "Tp", "Tn"),
+    "SmoothAPLoss": _any(*_LOSS, "temperature"),
     "SupConLoss": _any(*_PAIRS, "temperature"),
     "TripletMarginLoss": _any(*_LOSS, "margin", "swap", "smooth_loss", "triplets_per_anchor"),
     "TupletMarginLoss": _any(*_PAIRS, "margin", "scale"),
@@ -127,7 +133,9 @@ PEER = Peer("pytorch_metric_learning", "pytorch-metric-learning", "2.5", "3", KN
 _BY_MATRIX = ("CircleLoss", "GeneralizedLiftedStructureLoss", "MultiSimilarityLoss", "SupConLoss")
 _MIN_ROWS = {
     **dict.fromkeys(("LiftedStructureLoss", "NTXentLoss", "TupletMarginLoss"), PAIRS_OF_PAIRS),
-    **dict.fromkeys(("AngularLoss", "MarginLoss", "TripletMarginLoss"), TRIPLETS),
+    **dict.fromkeys(
+        ("AngularLoss", "HistogramLoss", "MarginLoss", "PNPLoss", "SmoothAPLoss", "TripletMarginLoss"), TRIPLETS
+    ),
     **dict.fromkeys(("MultiSimilarityLoss", "SupConLoss"), MASKED_MATRICES),
     "FastAPLoss": HISTOGRAMS,
 }
@@ -145,15 +153,18 @@ def targets() -> list[Target]:
         "CosFaceLoss": _cos_face,
         "FastAPLoss": _fast_ap,
         "GeneralizedLiftedStructureLoss": _generalized_lifted,
+        "HistogramLoss": _histogram,
         "LiftedStructureLoss": _lifted,
         "MarginLoss": _margin,
         "MultiSimilarityLoss": _multi_similarity,
         "NCALoss": _nca,
         "NTXentLoss": _nt_xent,
         "NormalizedSoftmaxLoss": _normalized_softmax,
+        "PNPLoss": _pnp,
         "ProxyAnchorLoss": _proxy_anchor,
         "ProxyNCALoss": _proxy_nca,
         "RankedListLoss": _ranked_list,
+        "SmoothAPLoss": _smooth_ap,
         "SupConLoss": _sup_con,
         "TripletMarginLoss": _triplet,
         "TupletMarginLoss": _tuplet,
@@ -167,6 +178,7 @@ def targets() -> list[Target]:
                 again=_again,
             )
             for name, fused in table.items()
+            if hasattr(losses, name)  # SmoothAPLoss: from version 2.6 on
         ),
         Target(losses.VICRegLoss, "covariance_loss", _covariance, _probe_covariance, few=require_covariances),
         Target(miners.TripletMarginMiner, "mine", _triplet_miner, _probe, loss=False),
@@ -286,6 +298,14 @@ def _check_loss(loss: Any, embeddings: Tensor) -> None:
 
 def _number(loss: Any, name: str, like: Tensor) -> Tensor | float:
     return number(name, getattr(loss, name), like)
+
+
+def _fixed(loss: Any, *names: str) -> list[float]:
+    """Settings that may not be learned."""
+    given = [getattr(loss, name) for name in names]
+    if any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in given):
+        raise NotFused(f"{' or '.join(names)} is no plain number")
+    return given
 
 
 def _metric(loss: Any) -> tuple[Metric, bool, float]:
@@ -837,6 +857,97 @@ def _fast_ap(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
     values = _weighted(values, embeddings, labels, indices, using_ref=False)
     # An average precision of 1 is a loss of 0, up to roundings of the original's sum over bins.
     return _element(loss, embeddings, values, counted, terms=(plain(loss.num_bins),), exact=~counted)
+
+
+def _ranks(
+    pairs: Pairs, ids: Tensor, wanted: int, scale: float, term: Callable[[Tensor, Tensor, PairMasks], Tensor]
+) -> Tensor:
+    """``term(higher, row, pairs)`` [R] of some rows: for each of the ``wanted`` entries of their own class, itself
+    included, how much higher every entry is, [entries, N] between 0 and 1, and the entry's row; the original compares
+    all entries with all, [N, N, N]."""
+
+    def of_rows(s: Tensor, masks: PairMasks) -> Tensor:
+        row, entry = (masks.positive | masks.self).nonzero(as_tuple=True)
+        return term(torch.sigmoid((s[row] - s[row, entry][:, None]) * scale), row, masks)
+
+    strip = max(1, COMPARED // max(1, wanted * len(ids)))
+    return of_strips(pairs.x, term=of_rows, labels=ids, reduction="none", strip=strip)
+
+
+def _smooth_ap(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
+    if ref_emb is not embeddings or ref_labels is not labels or embeddings.dtype == torch.float64:
+        raise NotFused("references, or float64, which the original rounds to float32")
+    pairs = _pairs(loss, embeddings, labels, None, ref_emb, ref_labels)
+    _normalised_products(loss)
+    (temperature,) = _fixed(loss, "temperature")
+    require_values()
+    sizes = labels.unique(return_counts=True)[1]
+    if not bool((sizes == sizes[0]).all()) or not temperature > 0:
+        raise NotFused("classes of several sizes, or a temperature that is not above 0")
+    # The original takes blocks of as many rows as there are classes for the classes.
+    size, ids = len(sizes), torch.arange(len(labels), device=embeddings.device) // len(sizes)
+
+    def precision(higher: Tensor, row: Tensor, masks: PairMasks) -> Tensor:
+        own = (masks.positive | masks.self)[row]
+        ranks = ((higher * own).sum(1) + 0.5) / (higher.sum(1) + 0.5)  # 1, and without an entry's comparison to itself
+        return ranks.view(-1, size).mean(1)
+
+    values = 1 - _ranks(pairs, ids, size, 1 / temperature, precision)
+    values = _weighted(values, embeddings, labels, indices, using_ref=False)
+    return {"ap_loss": _element(loss, embeddings, values, terms=(), name="ap_loss")["ap_loss"]}
+
+
+def _pnp(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
+    if indices is not None or ref_emb is not embeddings or ref_labels is not labels:
+        raise NotFused("listed pairs or references")
+    pairs = _pairs(loss, embeddings, labels, None, ref_emb, ref_labels)
+    _normalised_products(loss)
+    b, alpha, anneal = _fixed(loss, "b", "alpha", "anneal")
+    require_values()
+    _, codes, sizes = labels.unique(return_inverse=True, return_counts=True)
+    counted = sizes[codes] > 1
+    if not bool(counted.any()):
+        return loss.zero_losses()
+    shapes: dict[str, Callable[[Tensor], Tensor]] = {
+        "Ds": lambda rank: torch.log(1 + rank),
+        "Dq": lambda rank: 1 / (1 + rank) ** alpha,
+        "Iu": lambda rank: (1 + rank) * torch.log(1 + rank),
+        "Ib": lambda rank: 1 / b**2 * (b * rank - torch.log(1 + b * rank)),
+        "O": lambda rank: rank,
+    }
+    if loss.variant not in shapes or not anneal > 0:
+        raise NotFused("another variant, or a temperature that is not above 0")
+    shape = shapes[loss.variant]
+
+    def penalty(higher: Tensor, row: Tensor, masks: PairMasks) -> Tensor:
+        of_entries = shape((higher * masks.negative[row]).sum(1))
+        return higher.new_zeros(len(masks.negative)).index_add(0, row, of_entries) / (~masks.negative).sum(1)
+
+    values = _ranks(pairs, codes, int(sizes.max()), 1 / anneal, penalty)[counted].mean()
+    values = (1 - values if loss.variant == "Dq" else values).to(result_dtype(embeddings))
+    return {"loss": {"losses": values, "indices": counted.nonzero()[:, 0], "reduction_type": "already_reduced"}}
+
+
+def _histogram(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
+    """The original's histograms of its similarities, each pair of a triplet once, without lists of all triplets."""
+    if indices is not None or ref_emb is not embeddings or ref_labels is not labels:
+        raise NotFused("listed pairs or references")
+    _pairs(loss, embeddings, labels, None, ref_emb, ref_labels)
+    _normalised_products(loss)
+    require_values()
+    _, codes, sizes = labels.unique(return_inverse=True, return_counts=True)
+    anchor = (sizes[codes] > 1) & (sizes[codes] < len(labels))
+    if not bool(anchor.any()):
+        return loss.zero_losses()
+    a, b = torch.triu_indices(len(labels), len(labels), 1, device=embeddings.device)
+    same = codes[a] == codes[b]
+    similarities = loss.distance(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)))[a, b]
+    if not bool((similarities.abs() < 1).all()):
+        raise NotFused("pairs at the ends of the histogram, which rounding decides about")
+    positive, negative = similarities[same & anchor[a]], similarities[~same & (anchor[a] | anchor[b])]
+    value = (loss.compute_density(negative) * loss.compute_density(positive).cumsum(0)).sum()
+    value = value.to(result_dtype(embeddings))
+    return {"loss": {"losses": value, "indices": None, "reduction_type": "already_reduced"}}
 
 
 def _angular(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:

@@ -92,6 +92,9 @@ CASES: list[tuple[str, dict[str, Any], set[str]]] = [
     ("TupletMarginLoss", {"scale": 16}, {"ref", "list"}),
     ("FastAPLoss", {}, set()),
     ("AngularLoss", {}, {"ref"}),
+    *(("PNPLoss", {"variant": v, "anneal": 0.1, "b": 3, "alpha": 2}, set()) for v in ("Ds", "Dq", "Iu", "Ib", "O")),
+    ("HistogramLoss", {}, set()),
+    ("HistogramLoss", {"n_bins": 10}, set()),
     ("RankedListLoss", {"margin": 0.4, "Tn": 2, "Tp": 1}, set()),
     ("NormalizedSoftmaxLoss", {"num_classes": 40, "embedding_size": 12}, {"list"}),
     ("CosFaceLoss", {"num_classes": 40, "embedding_size": 12, "scale": 16}, {"list"}),
@@ -407,6 +410,19 @@ def test_macl_of_lightly(alpha: float, dtype: torch.dtype) -> None:
     near = (x.detach() + 0.5 * torch.randn(40, 16, dtype=dtype)).requires_grad_()  # shares of 0.01 to 1
     _check("lightly", lambda: MACLLoss(0.2, alpha, A_0=0.1)(x, near), [x, near])
     assert fastssl.patched()["lightly"]["MACLLoss"].fused == 1
+
+
+@pytest.mark.parametrize("order", ["in order", "shuffled"])
+@pytest.mark.parametrize("listed", [False, True])
+def test_smooth_ap_of_metric_learning(listed: bool, order: str) -> None:
+    """Of rows in any order, of which the original takes as many as there are classes for a class."""
+    loss = metric_learning().losses.SmoothAPLoss(temperature=0.1)
+    torch.manual_seed(0)
+    x = torch.randn(60, 12, requires_grad=True)
+    y = torch.arange(60) // 4 if order == "in order" else torch.randperm(60) % 15
+    _check("pytorch_metric_learning", lambda: loss(x, y, _listed(y, y, 0.3) if listed else None), [x])
+    calls = fastssl.patched()["pytorch_metric_learning"]["SmoothAPLoss"]
+    assert calls.fused == 1, dict(calls.original)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
