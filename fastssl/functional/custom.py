@@ -23,6 +23,7 @@ from fastssl.ops.backend import resolve
 from fastssl.ops.draws import Draws
 from fastssl.ops.operator import differentiable_once
 
+transforms = torch._C._are_functorch_transforms_active  # whether one of torch.func is at work
 _TEMPORARIES = 8  # matrices of a strip's size that an expression and its gradient hold at once, about
 
 
@@ -151,7 +152,7 @@ def pair_loss(
         how = Metric.dot if score == "cosine" else Metric[score], score == "cosine", backend
         values = travelling(values_of, x, shared, *how, *parameters, matrices=_TEMPORARIES)
     else:
-        again = torch.compiler.is_compiling() or backend == "reference"
+        again = torch.compiler.is_compiling() or torch.jit.is_tracing() or transforms() or backend == "reference"
         values = (_traced_strips if again else _Strips.apply)(rows_of, strip, x, y, *parameters)
     if reduction == "none":
         return values
@@ -217,15 +218,18 @@ class _Strips(torch.autograd.Function):
 def _traced_strips(
     rows_of: Callable[..., Tensor], strip: int, x: Tensor, y: Tensor | None, *parameters: Tensor
 ) -> Tensor:
-    """The same in a graph, which cannot hold the gradient that ``_Strips`` takes within its backward pass, and by the
-    reference backend, which has second derivatives.
+    """The same in a graph or a transform of torch.func, which cannot hold the gradient that ``_Strips`` takes within
+    its backward pass, and by the reference backend, which has second derivatives. Transforms know no checkpoints: the
+    scores of all strips are kept.
 
     Not by others in eager mode: a node for each of 256 strips of 64 rows leaves 970 MB of the heap in pieces,
     ``_Strips`` 90.
     """
-    again = functools.partial(checkpoint, use_reentrant=False, preserve_rng_state=not torch.compiler.is_compiling())
+    draws = not torch.compiler.is_compiling()
+    again = functools.partial(checkpoint, rows_of, use_reentrant=False, preserve_rng_state=draws)
+    run = rows_of if transforms() else again
     columns = x if y is None else y
-    values = [again(rows_of, part, columns, k * strip, *parameters) for k, part in enumerate(x.split(strip))]
+    values = [run(part, columns, k * strip, *parameters) for k, part in enumerate(x.split(strip))]
     value = torch.cat(values).to(torch.promote_types(x.dtype, torch.float32))
     return value if value.requires_grad else value + x[:0].sum()  # of a term without scores: zeros, as of the kernels
 

@@ -525,6 +525,34 @@ def test_the_same_rows_with_other_labels_as_columns() -> None:
     torch.testing.assert_close(got, right)
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_a_loss_of_ones_own_within_torch_func_and_traces(backend: str | None) -> None:
+    def hardest(s: Tensor, pairs: F.PairMasks, scale: Tensor) -> Tensor:
+        return (s * scale).masked_fill(~pairs.negative, -1).amax(1) ** 2
+
+    def loss(x: Tensor, scale: Tensor) -> Tensor:
+        options = {"term": hardest, "labels": labels, "score": "dot", "strip": 3, "backend": backend}
+        return F.pair_loss(x, parameters=(scale,), **options)  # type: ignore[arg-type]
+
+    torch.manual_seed(0)
+    labels, scale = torch.arange(8) % 3, torch.tensor(0.7)
+    many = torch.randn(2, 8, 4)
+    s = scale * many @ many.mT
+    wanted = s.masked_fill(labels[:, None] == labels, -1).amax(2).square().mean(1)
+    torch.testing.assert_close(torch.func.vmap(loss, (0, None))(many, scale), wanted)
+    x, t = many[0].clone().requires_grad_(), scale.clone().requires_grad_()
+    dense = (t * x @ x.T).masked_fill(labels[:, None] == labels, -1).amax(1).square().mean()
+    expected = torch.autograd.grad(dense, (x, t))
+    torch.testing.assert_close(torch.func.grad(loss, (0, 1))(many[0], scale), expected)
+    if backend is None:
+        with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+            torch.func.jvp(loss, (many[0], scale), (many[1], scale))
+    traced = torch.jit.trace(loss, (many[1], scale))
+    torch.testing.assert_close(traced(many[0], scale), wanted[0])
+    torch.testing.assert_close(torch.autograd.grad(traced(x, t), (x, t)), expected)
+
+
 def test_soft_labels_within_torch_func() -> None:
     """Sums of labels have a gradient of their own, which torch.func did not know."""
     x, labels = torch.randn(6, 4), torch.rand(6, 3)
