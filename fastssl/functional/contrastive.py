@@ -475,8 +475,9 @@ def _products_with_positives(pairs: Pairs, x: Tensor, y: Tensor) -> Tensor:
         return (x * torch.sparse.mm(listed, y)).sum(1)
     assert relation.x_ids is not None
     y_ids = relation.x_ids if relation.y_ids is None else relation.y_ids
-    classes, codes = torch.unique(torch.cat([y_ids, relation.x_ids]), return_inverse=True)
-    sums = y.new_zeros((classes.shape[0], y.shape[1])).index_add(0, codes[:m], y)
+    ids = torch.cat([y_ids, relation.x_ids])
+    codes = torch.searchsorted(ids.sort().values, ids)  # as many as ids, so that fake tensors have a shape
+    sums = y.new_zeros((n + m, y.shape[1])).index_add(0, codes[:m], y)
     products = (x * sums[codes[m:]]).sum(1)
     if relation.self_offset < 0 or n == 0:
         return products

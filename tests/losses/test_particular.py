@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastssl.functional as F
 from fastssl import backend, losses
@@ -523,6 +524,17 @@ def test_the_same_rows_with_other_labels_as_columns() -> None:
     got = F.pair_loss(x, x, term=_sup_con_term, parameters=(torch.tensor(0.3),), labels=a, ref_labels=b)
     right = F.pair_loss(x, x.clone(), term=_sup_con_term, parameters=(torch.tensor(0.3),), labels=a, ref_labels=b)
     torch.testing.assert_close(got, right)
+
+
+@pytest.mark.parametrize("kind", ["references", "labels"])
+def test_supervised_contrastive_losses_of_fake_tensors(kind: str) -> None:
+    with FakeTensorMode():
+        x, y, ids = torch.randn(8, 4, requires_grad=True), torch.randn(6, 4), torch.zeros(8, dtype=torch.int64)
+        options = {} if kind == "labels" else {"ref_emb": y, "ref_labels": ids[:6]}
+        loss = F.sup_con(x, ids, reduction="none", **options)
+        assert loss.shape == (8,)
+        loss.sum().backward()
+        assert x.grad is not None and x.grad.shape == x.shape
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
