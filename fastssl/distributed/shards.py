@@ -137,12 +137,30 @@ def outside_of_graphs(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _of_inference(argument: Any) -> bool:
-    """Whether this is a tensor made within inference_mode, such as labels or a teacher's rows."""
+    """Whether this is a tensor made within inference_mode, such as labels or a teacher's rows, or holds one."""
+    if isinstance(argument, (list, tuple)):  # listed pairs, parameters
+        return any(map(_of_inference, argument))
     return isinstance(argument, torch.Tensor) and argument.is_inference()
 
 
 def _copied(argument: Any) -> Any:
+    if isinstance(argument, (list, tuple)):
+        return tuple(map(_copied, argument))
     return argument.clone() if _of_inference(argument) else argument
+
+
+def copies_inference(function: Callable[P, R]) -> Callable[P, R]:
+    """Copies tensors made within inference_mode, which torch does not save for a backward pass."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        saves = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if saves and (any(map(_of_inference, args)) or any(map(_of_inference, kwargs.values()))):
+            args = tuple(map(_copied, args))  # type: ignore[assignment]
+            kwargs = {name: _copied(given) for name, given in kwargs.items()}  # type: ignore[assignment]
+        return function(*args, **kwargs)
+
+    return call
 
 
 def shardable(loss: Callable[P, R]) -> Callable[P, R]:
@@ -166,12 +184,9 @@ def shardable(loss: Callable[P, R]) -> Callable[P, R]:
         with calling(loss.__name__, lambda: arguments_of(loss, args, kwargs)):
             return loss(*args, **kwargs)
 
+    @copies_inference
     @functools.wraps(loss)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        saves = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if saves and (any(map(_of_inference, args)) or any(map(_of_inference, kwargs.values()))):
-            args = tuple(map(_copied, args))  # type: ignore[assignment]
-            kwargs = {name: _copied(given) for name, given in kwargs.items()}  # type: ignore[assignment]
         if kwargs.get("group") is not None:
             return shared(*args, **kwargs)
         return loss(*args, **kwargs) if current() is None else within(*args, **kwargs)

@@ -7,6 +7,7 @@ import torch.nn.functional as TF
 from torch import Tensor
 
 from fastssl._table import Metric
+from fastssl.distributed.shards import copies_inference
 from fastssl.functional import _check as check
 from fastssl.ops import Backend, dispatch, rows
 from fastssl.ops.reference import rows as reference
@@ -32,6 +33,7 @@ def _two(x: Tensor, y: Tensor | None) -> Tensor | None:
     return y
 
 
+@copies_inference
 def pairwise_distance(
     x: Tensor,
     y: Tensor | None = None,

@@ -537,6 +537,32 @@ def test_supervised_contrastive_losses_of_fake_tensors(kind: str) -> None:
         assert x.grad is not None and x.grad.shape == x.shape
 
 
+@pytest.mark.parametrize("kind", ["distances", "parameters", "triplets", "pairs"])
+def test_tensors_of_inference_mode(kind: str) -> None:
+    """Beside rows that need a gradient: torch does not save them for the backward pass."""
+    torch.manual_seed(0)
+    x = torch.randn(8, 4, requires_grad=True)
+
+    def others() -> tuple[Tensor, tuple[Tensor, ...]]:
+        return torch.linspace(-1, 1, 32).reshape(8, 4), tuple(torch.tensor([a, a + 2]) for a in range(4))
+
+    def loss(y: Tensor, listed: tuple[Tensor, ...]) -> Tensor:
+        if kind == "distances":
+            return F.pairwise_distance(x, y, metric="cosine").square().sum()
+        if kind == "parameters":
+            return F.pair_loss(x, term=lambda s, pairs, scale: (s * scale) ** 2, parameters=[y[0, 0]])
+        if kind == "triplets":
+            return F.triplet(x, indices_tuple=listed[:3])
+        return F.sup_con(x, indices_tuple=list(listed))  # type: ignore[arg-type]
+
+    wanted = loss(*others())
+    expected = torch.autograd.grad(wanted, x)[0]
+    with torch.inference_mode():
+        given = others()
+    found = loss(*given)
+    assert torch.equal(found, wanted) and torch.equal(torch.autograd.grad(found, x)[0], expected)
+
+
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("backend", [None, "reference"])
 def test_a_loss_of_ones_own_within_torch_func_and_traces(backend: str | None) -> None:
