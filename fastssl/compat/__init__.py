@@ -226,7 +226,10 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
             if not own:
                 raise NotFused(f"{owner.__name__}.{target.method} is not the library's")
             if target.few is not None and entry.options.min_rows is None:
-                target.few(self, (args, kwargs))
+                try:
+                    target.few(self, (args, kwargs))
+                except ValueError as error:  # a backend is asked for that has no kernels for these rows
+                    raise NotFused(f"{type(error).__name__}: {error}") from error
             peer.require_own(self, entry_point)
             try:
                 given = signature.bind(self, *args, **kwargs)

@@ -101,6 +101,32 @@ def test_a_memory_bank_counts() -> None:
             require_rows(65, loss, [_rows(), _rows()], KNOWN)
 
 
+@pytest.mark.parametrize("name", ["ArcFaceLoss", "ProxyAnchorLoss", "SupConLoss", "HypersphereLoss", "VICRegLoss"])
+def test_a_backend_without_kernels_for_the_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows on the CPU, of a machine with a GPU whose kernels are asked for."""
+    backend = importlib.import_module("fastssl.ops.backend")
+    lightly()
+    from lightly.loss.hypersphere_loss import HypersphereLoss
+
+    monkeypatch.setattr(backend, "no_triton", lambda *_: "")
+    monkeypatch.setattr(backend, "INTERPRETING", False)
+    x, z = torch.randn(32, 4), torch.randn(32, 4)
+    kind = HypersphereLoss if name == "HypersphereLoss" else getattr(metric_learning().losses, name)
+    loss = kind(16, 4) if name in ("ArcFaceLoss", "ProxyAnchorLoss") else kind()
+    given = (
+        (x, z)
+        if name == "HypersphereLoss"
+        else (x, None, None, z)
+        if name == "VICRegLoss"
+        else (x, torch.arange(32) // 4)
+    )
+    wanted = loss(*given)
+    for peer in ("lightly", "pytorch_metric_learning"):
+        fastssl.patch(peer)
+    with fastssl.backend("triton"):
+        assert torch.equal(loss(*given), wanted)
+
+
 @pytest.mark.parametrize("given", [-1, 1.5, True, "all"])
 def test_a_wrong_number_of_rows(given: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="min_rows: expected an integer"):
