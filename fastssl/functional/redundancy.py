@@ -278,7 +278,7 @@ def swapped_prediction(
     s0, s1 = _views(scores0, scores1, ("scores0", "scores1"))
     temperature = check.value("temperature", temperature, s0.device, positive=True)
     losses = [
-        -(sinkhorn(target, epsilon=epsilon) * torch.log_softmax(prediction / temperature, 1)).sum()
+        -sum_of((sinkhorn(target, epsilon=epsilon) * torch.log_softmax(prediction / temperature, 1)).sum(1))
         for prediction, target in ((s0, s1), (s1, s0))
     ]
     return (losses[0] + losses[1]) / (2 * max(s0.shape[0], 1))

@@ -204,6 +204,17 @@ def test_sums_of_many_rows_have_the_same_bits_for_any_number_of_threads(reductio
 
 
 @pytest.mark.threads
+def test_swapped_predictions_of_many_rows_have_the_same_bits_for_any_number_of_threads() -> None:
+    scores, before = torch.randn(2, 40_000, 16, generator=torch.Generator().manual_seed(0)), torch.get_num_threads()
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append(F.swapped_prediction(*scores))
+    torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
+@pytest.mark.threads
 @pytest.mark.parametrize("name", STRIPS)
 def test_strips_have_the_same_bits_for_any_number_of_threads(name: str) -> None:
     inputs = strips_case(name, 30.0)
