@@ -134,7 +134,8 @@ def _macl(loss: Any, z0: Tensor, z1: Tensor) -> Tensor:
     views = lasting(*of_one_dtype(z0, z1))
     full = torch.promote_types(views[0].dtype, torch.float32)
     with torch.no_grad():
-        alignment = torch.nn.functional.cosine_similarity(*(z.to(full) for z in views), eps=0.0).mean()
+        x, y = (z.to(full) for z in views)
+        alignment = torch.nn.functional.cosine_similarity(x, y, eps=0.0).mean()
         temperature = loss.temperature * (1 + loss.alpha * (alignment - loss.A_0))
     values = F.nt_xent(*multiplied(*views), temperature=temperature, reduction="none")
     return (values / (loss.eps - torch.expm1(-values.detach()))).mean()
