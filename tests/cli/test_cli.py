@@ -505,7 +505,7 @@ def test_a_dry_run_says_everything_and_trains_nothing(tmp_path: Path) -> None:
         "hidden 4096",
         "[6, 3, 224, 224] float32, [6, 3, 224, 224] float32",
         "RandomResizedCrop",
-        "steps: 1000 epochs of 2, 2,000 in total",
+        "steps: 1,000 epochs of 2, 2,000 in total",
         " trained; encoder ",
     ):
         assert needed in text, text
