@@ -138,10 +138,11 @@ def _settings(module: nn.Module) -> dict[str, Any]:
     return {**state, "_buffers": {k: v for k, v in module._buffers.items() if v is not None}}
 
 
-# Of every module; torch.compile and fully_shard leave the last ones, and those that begin with _COMPOSED.
+# Of every module; torch.compile (_compile_kwargs: Lightning Fabric's) and fully_shard leave the last ones, and those that
+# begin with _COMPOSED.
 _MODULE = {
     *(*vars(nn.Module()), "_compiled_call_impl", "training"),
-    *("_is_torch_compile", "_is_fsdp_managed_module", "_fsdp_use_orig_params"),
+    *("_is_torch_compile", "_compile_kwargs", "_is_fsdp_managed_module", "_fsdp_use_orig_params"),
 }
 _COMPOSED = "__composable_api_state_key"
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

@@ -331,7 +331,8 @@ def _read_text(data: bytes, at: int, count: int, dim: int, path: Path) -> tuple[
     rest = data[at:].rstrip()
     lines = rest.split(b"\n") if rest else []
     if len(lines) != count:
-        raise ValueError(f"{path}: expected {amount(count, 'word')}, as its first line says, got {len(lines)} after it")
+        got = amount(len(lines), "line")
+        raise ValueError(f"{path}: expected {amount(count, 'word')}, as its first line says, got {got} after it")
     split = (line.split(b" ") for line in lines)
     # word2vec.c ends lines with a space.
     return _rows((p[:-1] if not p[-1].strip() else p for p in split), count, dim, path, 2)

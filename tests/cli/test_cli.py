@@ -513,7 +513,7 @@ def test_a_dry_run_says_everything_and_trains_nothing(tmp_path: Path) -> None:
     assert re.search(r"^time: .* s per step, \d+ % of it waiting for data; .* for 2,000 steps$", text, re.M), text
     assert not out.exists()
     text = _run("pretrain", "simclr", "--data", photos, *SMALL, "--lr", "0.5", "--dry-run", "--out", str(out))
-    assert "lr 0.5" in text and "recipe small" in text and "steps: 1 epochs of 2" in text
+    assert "lr 0.5" in text and "recipe small" in text and "steps: 1 epoch of 2" in text
     printed = next(line for line in text.splitlines() if line.startswith("recipe small"))
     assert "lr 0.5" in printed and "epochs 1," in printed  # what runs, not what the recipe would have
     timed = ("pretrain", "simclr", "--data", photos, "--minutes", "0.5", "--batch-size", "16", "--width", "4")

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import lightning_fabric  # noqa: F401  # torch.compile leaves more at a module where it is imported
 import pytest
 import torch
 from torch import Tensor, nn

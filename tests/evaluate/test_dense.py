@@ -263,7 +263,7 @@ def test_the_commands(tmp_path: Path) -> None:
         assert set(json.loads(table.read_text())[measure]) == {"pretrained", "random", "scratch"}
         assert "page: " in result.output or "fastssl[report]" in result.output
     result = runner.invoke(app, [*base, "--protocol", "segmentation", "--head", "hypercolumn"])
-    assert "3 results are in" in result.output
+    assert "3 results in" in result.output
     for wrong, message in (
         (["--protocol", "detection", "--head", "fcn"], "head: detection has one head"),
         (["--protocol", "segmentation", "--labels", "10"], "labels: expected a share"),
@@ -321,7 +321,7 @@ def test_detections_are_written_as_results_of_coco(tmp_path: Path) -> None:
     objects = [item.objects for item in truth.items(range(4))]
     assert coco_ap(read, objects, 2)["AP"] == pytest.approx(wanted, abs=1e-3)  # type: ignore[arg-type]
     before, again = file.read_text(), tmp_path / "again.json"
-    assert "1 results are in" in call(*given, "--predictions", again) and again.read_text() == before
+    assert "1 result in" in call(*given, "--predictions", again) and again.read_text() == before
 
     folder, file = own_folder(tmp_path / "fields"), tmp_path / "fields.json"
     assert "3 classes (crop: old, dog, weed)" in call("--data", f"voc:{folder}", "--predictions", file)
