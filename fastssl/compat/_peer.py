@@ -138,8 +138,8 @@ def _settings(module: nn.Module) -> dict[str, Any]:
     return {**state, "_buffers": {k: v for k, v in module._buffers.items() if v is not None}}
 
 
-# Of every module; torch.compile (_compile_kwargs: Lightning Fabric's) and fully_shard leave the last ones, and those that
-# begin with _COMPOSED.
+# Of every module; torch.compile (Lightning Fabric's: _compile_kwargs) and fully_shard leave the last ones, and those
+# that begin with _COMPOSED.
 _MODULE = {
     *(*vars(nn.Module()), "_compiled_call_impl", "training"),
     *("_is_torch_compile", "_compile_kwargs", "_is_fsdp_managed_module", "_fsdp_use_orig_params"),
