@@ -98,10 +98,8 @@ def _rows(features: FeatureFile, queries: list[str], source: Source, count: int,
         exact = [k for k, name in enumerate(features.names) if name == query]
         some = exact or [k for k, name in enumerate(features.names) if query in name]
         if not some and Path(query).is_file():
-            root = (
-                getattr(source, "root", None) or ""
-            )  # names are relative to it, of a table to the folder of its images
-            own = os.path.abspath(query)
+            # Names are relative to the root, of a table to the folder of its images.
+            root, own = getattr(source, "root", None) or "", os.path.abspath(query)
             some = [k for k, name in enumerate(features.names) if os.path.abspath(os.path.join(root, name)) == own]
             if not some:
                 raise ValueError(

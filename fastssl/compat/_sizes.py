@@ -8,7 +8,7 @@ H100). Rows are those of the largest matrix that takes part: embeddings, referen
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 import torch
@@ -50,32 +50,25 @@ def require_scores(loss: Any, given: Any) -> None:
 
     ``loss`` has a matrix of one vector per class; ``given``: the other arguments.
     """
-    rows = _on_cpu(given)
-    if rows is None:
-        return
     values = sum(t.numel() for t in loss._parameters.values() if t is not None and t.dim() == 2)
-    if len(rows) * values < SCORES * rows.shape[1]:
-        raise NotFused(f"fewer than {SCORES:,} scores of rows and classes on a CPU (min_rows)")
+    _require(given, lambda rows: len(rows) * values // max(1, rows.shape[1]), SCORES, "scores of rows and classes")
 
 
 def require_differences(loss: Any, given: Any) -> None:
     """Likewise, with few distances of rows to each other, which the original computes one by one."""
-    rows = _on_cpu(given)
-    if rows is not None and len(rows) * rows.numel() < DIFFERENCES:
-        raise NotFused(f"fewer than {DIFFERENCES:,} differences of features on a CPU (min_rows)")
+    _require(given, lambda rows: len(rows) * rows.numel(), DIFFERENCES, "differences of features")
 
 
 def require_covariances(loss: Any, given: Any) -> None:
     """Likewise, with a small matrix of covariances."""
-    rows = _on_cpu(given)
-    if rows is not None and rows.shape[1] ** 2 < COVARIANCES:
-        raise NotFused(f"fewer than {COVARIANCES:,} covariances on a CPU (min_rows)")
+    _require(given, lambda rows: rows.shape[1] ** 2, COVARIANCES, "covariances")
 
 
-def _on_cpu(given: Any) -> Tensor | None:
-    """The first matrix, if kernels of a CPU are those that run."""
+def _require(given: Any, work: Callable[[Tensor], int], least: int, what: str) -> None:
+    """``work`` of the first matrix that is given, where kernels of a CPU are those that run."""
     rows = next((t for t in tensors(given) if t.dim() == 2), None)
-    return None if rows is None or rows.device.type != "cpu" or _on_gpu(rows) else rows
+    if rows is not None and rows.device.type == "cpu" and not _on_gpu(rows) and work(rows) < least:
+        raise NotFused(f"fewer than {least:,} {what} on a CPU (min_rows)")
 
 
 def _on_gpu(rows: Tensor) -> bool:

@@ -296,6 +296,12 @@ def _check_loss(loss: Any, embeddings: Tensor) -> None:
         raise NotFused("statistics are collected")
 
 
+def _require_all(embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> None:
+    """All pairs of the rows with each other."""
+    if indices is not None or ref_emb is not embeddings or ref_labels is not labels:
+        raise NotFused("listed pairs or references")
+
+
 def _number(loss: Any, name: str, like: Tensor) -> Tensor | float:
     return number(name, getattr(loss, name), like)
 
@@ -898,8 +904,7 @@ def _smooth_ap(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb
 
 
 def _pnp(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
-    if indices is not None or ref_emb is not embeddings or ref_labels is not labels:
-        raise NotFused("listed pairs or references")
+    _require_all(embeddings, labels, indices, ref_emb, ref_labels)
     pairs = _pairs(loss, embeddings, labels, None, ref_emb, ref_labels)
     _normalised_products(loss)
     b, alpha, anneal = _fixed(loss, "b", "alpha", "anneal")
@@ -930,8 +935,7 @@ def _pnp(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any,
 
 def _histogram(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
     """The original's histograms of its similarities, each pair of a triplet once, without lists of all triplets."""
-    if indices is not None or ref_emb is not embeddings or ref_labels is not labels:
-        raise NotFused("listed pairs or references")
+    _require_all(embeddings, labels, indices, ref_emb, ref_labels)
     _pairs(loss, embeddings, labels, None, ref_emb, ref_labels)
     _normalised_products(loss)
     require_values()
@@ -979,8 +983,7 @@ def _angular(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
 
 
 def _ranked_list(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
-    if indices is not None or ref_emb is not embeddings or ref_labels is not labels:
-        raise NotFused("listed pairs or references")
+    _require_all(embeddings, labels, indices, ref_emb, ref_labels)
     pairs = _pairs(loss, embeddings, labels, None, ref_emb, ref_labels)
     metric, normalize, _ = _metric(loss)
     alpha, margin, *temperatures = (_number(loss, name, embeddings) for name in ("alpha", "margin", "Tp", "Tn"))

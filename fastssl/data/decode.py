@@ -248,23 +248,20 @@ def read_image(
     """
     name = name or _name_of(source)
     with allowed(max_pixels):
-        bands = read_bands(source, name, max_pixels)
-    if bands is not None:
-        if bands.dtype == np.uint8:
-            return as_pixels(bands, name)
-        return as_pixels(_eight_bits(bands, name), name)
-    if not isinstance(source, bytes) and extension._C is not None:
-        source = extension._C.read_file(source, WHOLE) or source
-    with allowed(max_pixels), open_image(source, name=name, max_pixels=max_pixels) as image:
-        if isinstance(source, bytes) and hasattr(image, "decodermaxblock"):
-            image.decodermaxblock = max(image.decodermaxblock, len(source))  # decoded in one go, without the GIL
-        if reduce is not None and image.format == "JPEG" and image.mode in ("RGB", "L"):
-            width, height = image.size
-            turned = orientation and orientation_of(image) >= 5
-            scale = reduce((width, height) if turned else (height, width))
-            if scale > 1:
-                image.draft(image.mode, (width // scale, height // scale))
-        return to_array(image, name, shared=shared, orientation=orientation)
+        if (bands := read_bands(source, name, max_pixels)) is not None:
+            return as_pixels(bands if bands.dtype == np.uint8 else _eight_bits(bands, name), name)
+        if not isinstance(source, bytes) and extension._C is not None:
+            source = extension._C.read_file(source, WHOLE) or source
+        with open_image(source, name=name, max_pixels=max_pixels) as image:
+            if isinstance(source, bytes) and hasattr(image, "decodermaxblock"):
+                image.decodermaxblock = max(image.decodermaxblock, len(source))  # decoded in one go, without the GIL
+            if reduce is not None and image.format == "JPEG" and image.mode in ("RGB", "L"):
+                width, height = image.size
+                turned = orientation and orientation_of(image) >= 5
+                scale = reduce((width, height) if turned else (height, width))
+                if scale > 1:
+                    image.draft(image.mode, (width // scale, height // scale))
+            return to_array(image, name, shared=shared, orientation=orientation)
 
 
 def shrink(image: np.ndarray, size: int | None) -> np.ndarray:

@@ -306,9 +306,9 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, None]:
 def _rows(path: str, encoding: str = "utf-8", errors: str = "strict") -> list[dict[str, Any]]:
     """The rows of a table, at least one."""
     kind = kind_of(path)
-    text = decoded(path, encoding, errors)
+    text, of_fields = decoded(path, encoding, errors), kind in (".csv", ".tsv", ".txt")
     try:
-        if kind in (".csv", ".tsv", ".txt"):
+        if of_fields:
             rows: Any = _fields(path, text, kind)
         elif kind == ".jsonl":
             rows = [json.loads(line) for line in text.split("\n") if line.strip()]
@@ -334,7 +334,7 @@ def _rows(path: str, encoding: str = "utf-8", errors: str = "strict") -> list[di
     twice = next((row for row, bare in zip(rows, made) if len(bare) < len(row)), None)
     if twice is not None:
         raise ValueError(f"{path}: expected columns of different names, got {', '.join(map(repr, twice))}")
-    return [with_inner(row) for row in made]
+    return made if of_fields else [with_inner(row) for row in made]
 
 
 def _replaced(text: str) -> str:

@@ -39,6 +39,12 @@ def ab_cells(grid: int = 10) -> Tensor:
     return torch.unique((ab[0, :, :, 0].T / grid).round(), dim=0) * grid
 
 
+def annealed_mean(logits: Tensor, classes: Tensor) -> Tensor:
+    """The prediction of the paper [B, C, h, w], between the mean (grey) and the mode, of logits [B, Q, h, w] of
+    ``classes`` [Q, C]."""
+    return torch.einsum("bqhw,qc->bchw", torch.softmax(logits.float() / 0.38, 1), classes)
+
+
 class Colorization(ImageMethod):
     """One view's lightness + encoder + decoder + class-rebalanced cross-entropy over colour cells.
 
@@ -104,9 +110,7 @@ class Colorization(ImageMethod):
 
     def visualize(self, batch: Batch) -> dict[str, Tensor]:
         light, ab = batch.views
-        # The annealed mean of the paper, between the mean (grey) and the mode.
-        shares = torch.softmax(self.decoder(self.encoder.network(light)).float() / 0.38, 1)
-        told = torch.einsum("bqhw,qc->bchw", shares, self.cells)
+        told = annealed_mean(self.decoder(self.encoder.network(light)), self.cells)
         l50, size = 50 * (light[:, :1] + 1), light.shape[2:]
         colored = [ColorizationAugment.rgb(l50, TF.interpolate(x, size, mode="bilinear")) for x in (told, ab)]
         return {"seen": light, "coloured": 2 * colored[0] - 1, "true, as coarse": 2 * colored[1] - 1}

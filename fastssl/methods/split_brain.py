@@ -15,7 +15,7 @@ import fastssl.functional as F
 from fastssl._options import integer
 from fastssl.augment import HALF, ColorizationAugment, MAEAugment, Views
 from fastssl.data.batch import Batch
-from fastssl.methods.colorization import ab_cells
+from fastssl.methods.colorization import ab_cells, annealed_mean
 from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder, LabNetwork
 from fastssl.models.decoder import Decoder
@@ -89,11 +89,7 @@ class SplitBrain(ImageMethod):
     def visualize(self, batch: Batch) -> dict[str, Tensor]:
         image = batch.views[0]
         (colors, ab), (levels, light) = self.predict(image)
-        # The annealed mean of the paper on colorization, between the mean (grey) and the mode.
-        told = [
-            torch.einsum("bqhw,qc->bchw", torch.softmax(logits / 0.38, 1), classes)
-            for logits, classes in ((colors, self.colors), (levels, self.levels))
-        ]
-        shown = [ColorizationAugment.rgb(*lab) for lab in ((light, told[0]), (told[1], ab), (light, ab))]
+        pairs = ((light, annealed_mean(colors, self.colors)), (annealed_mean(levels, self.levels), ab), (light, ab))
+        shown = [ColorizationAugment.rgb(*pair) for pair in pairs]
         coarse = [2 * TF.interpolate(x, image.shape[2:], mode="bilinear") - 1 for x in shown]
         return {"image": image, "colours told": coarse[0], "lightness told": coarse[1], "true, as coarse": coarse[2]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +82,9 @@ def open_tokens(
     if resume and taken:
         made = load_tokenizer(out)
         _check_tokenizer(out, made, tokenizer, vocabulary)
-    elif isinstance(chosen, str) and chosen in KINDS:
-        size = VOCABULARY if vocabulary is None else vocabulary
-        made = train_tokenizer(_training_texts(source, held_out), chosen, size)
     else:
-        made = _loaded(chosen)
+        size = VOCABULARY if vocabulary is None else vocabulary
+        made = _made(chosen, _training_texts(source, held_out), size)
     if path.exists():
         there = TokenFile(path)
         if there.corpus == source.fingerprint and there.tokenizer.fingerprint == made.fingerprint:
@@ -121,6 +119,13 @@ def training_span(tokens: TokenFile, held_out: float | None, state: Mapping[str,
         if stop <= tokens.total:  # else it is another file, which is an error before training
             return start, stop
     return tokens.divide(HELD_OUT if held_out is None else held_out)[0]
+
+
+def _made(tokenizer: str | Tokenizer, texts: Iterable[str], size: int) -> Tokenizer:
+    """A tokenizer of a kind, trained on texts, one of a path, or the one that is given."""
+    if isinstance(tokenizer, str) and tokenizer in KINDS:
+        return train_tokenizer(texts, tokenizer, size)
+    return _loaded(tokenizer)
 
 
 def _loaded(tokenizer: str | Tokenizer) -> Tokenizer:
@@ -176,10 +181,8 @@ def check_text_method(
     kind: Any = get(name)
     if isinstance(source, TokenFile):
         known = source.tokenizer
-    elif (trained := trained_kind(kind, tokenizer)) is not None:
-        known = train_tokenizer(["A few words, as they come."], trained, 300)
     else:
-        known = Tokenizer() if tokenizer == "bytes" else _loaded(tokenizer or kind.tokenizer_kind)
+        known = _made(kind.tokenizer_kind if tokenizer is None else tokenizer, ["A few words, as they come."], 300)
     if start is not None:
         options = _options_of(kind, options, start)
     with torch.device("meta"):
