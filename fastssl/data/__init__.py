@@ -11,6 +11,7 @@ from fastssl.data.disk_cache import CacheError
 from fastssl.data.embedded import digits, emoji
 from fastssl.data.embedded_text import ParallelCorpus, glosses, sotu, verses
 from fastssl.data.files import FileSource, folder
+from fastssl.data.frames import FrameSource, frames
 from fastssl.data.glue import glue
 from fastssl.data.index_splits import IndexSplits, open_questions, open_tagged
 from fastssl.data.loader import Loader
@@ -48,6 +49,7 @@ __all__ = [
     "DatasetSource",
     "Detections",
     "FileSource",
+    "FrameSource",
     "HubSource",
     "ImageError",
     "IndexSplits",
@@ -80,6 +82,7 @@ __all__ = [
     "divide",
     "emoji",
     "folder",
+    "frames",
     "glosses",
     "glue",
     "inverse_mu_law",

@@ -242,11 +242,11 @@ class FileSource(PathSource):
 
 
 def each_once(source: Source) -> Source:
-    """The source with every image once, in its first row (``source.image_ids``), for evaluation: a table has a row for
-    each text of an image, and an image that is trained on must not be tested on.
+    """The source with every image once, in its first item (``source.image_ids``), for evaluation: a table has a row for
+    each text of an image, a clip many frames, and an image that is trained on must not be tested on.
 
     Raises:
-        ValueError: rows of one image with different labels.
+        ValueError: items of one image with different labels.
     """
     ids = source.image_ids
     if ids is None:
@@ -260,7 +260,7 @@ def each_once(source: Source) -> Source:
             raise ValueError(f"data: expected one {kind} per image to evaluate on, {name} of {source.name} has several")
     first = np.unique(ids)
     again = len(source) - len(first)
-    log.warning("%s: %d rows list an image again, which is evaluated once", source.name, again)
+    log.warning("%s: %d items share %s with an earlier one and are not evaluated", source.name, again, source.shared)
     return source.subset(first, source.name)
 
 

@@ -27,6 +27,8 @@ from fastssl.data.decode import MAX_PIXELS
 from fastssl.data.embedded import digits, emoji
 from fastssl.data.embedded_text import glosses, sotu, verses
 from fastssl.data.files import FileSource, NoImagesError, folder
+from fastssl.data.frames import KIND as FRAMES
+from fastssl.data.frames import open_frames
 from fastssl.data.glue import glue
 from fastssl.data.listing import SUFFIXES
 from fastssl.data.packed import MAGIC, PackedImages
@@ -112,6 +114,7 @@ def open(
               of texts: "sotu", "verses-en", "verses-es", "verses-en-es", "verses-es-en", "glosses", "glosses-train"
               (without the 4,000 to classify);
             - "NAME:FOLDER" with a name of :data:`fastssl.data.benchmarks.READERS`, such as "cifar-10:/data/cifar";
+              "frames:FOLDER", clips of frames of videos (:func:`fastssl.data.frames`), "frames:FOLDER#gap=15:step=5";
               "voc:FOLDER" and "coco:FOLDER", images with boxes;
               "hf:PATH", a Hugging Face data set of images or of texts (extra: datasets), also as Parquet files;
             - a token file (``.tok``, written by ``fastssl tokenize``);
@@ -204,7 +207,7 @@ def _absolute(name: str) -> str:
 def _kind_and_root(name: str) -> tuple[str, str]:
     """What stands before and behind the colon of a name such as "cifar-10:FOLDER"; of others "" and the whole."""
     kind, colon, root = name.partition(":")
-    known = kind == "hf" or kind in benchmarks.READERS or kind in TEXTS or kind in ANNOTATED
+    known = kind in ("hf", FRAMES, *benchmarks.READERS, *TEXTS, *ANNOTATED)
     return (kind, root) if colon and known else ("", name)
 
 
@@ -306,12 +309,14 @@ def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[in
         return join_corpora(corpora)  # type: ignore[arg-type]
     name, given = split_options(name)
     if given:
-        return _with_options(name, given, part, options)
+        return _with_options(name, given, part, options, progress)
     kind, _, root = name.partition(":")
     if root and kind in TEXTS:
         return TEXTS[kind](root, part)
     if root and kind in ANNOTATED:
         return open_annotated(kind, root, {}, part)
+    if root and kind == FRAMES:
+        return _frames(root, {}, part, options, progress)
     if root and kind in benchmarks.READERS:
         return _part_of(benchmarks.read(kind, root)[0 if part == "train" else 1], part)
     if kind == "hf" and root:
@@ -331,7 +336,7 @@ def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[in
         *EMBEDDED,
         "hf:PATH",
         *(f"{kind}:PATH" for kind in TEXTS),
-        *(f"{kind}:FOLDER" for kind in ANNOTATED),
+        *(f"{kind}:FOLDER" for kind in (FRAMES, *ANNOTATED)),
         *(f"{reader}:FOLDER" for reader in benchmarks.READERS),
     ]
     near = difflib.get_close_matches(name, [*EMBEDDED], 1)
@@ -341,7 +346,13 @@ def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[in
     )
 
 
-def _with_options(name: str, given: dict[str, str], part: str, options: dict[str, Any]) -> Source:
+def _with_options(
+    name: str,
+    given: dict[str, str],
+    part: str,
+    options: dict[str, Any],
+    progress: Callable[[int], None] | None = None,
+) -> Source:
     """A table, texts, pairs or a Hugging Face data set, some of whose columns are named."""
     kind, _, root = name.partition(":")
     if root and kind in WITH_OPTIONS:
@@ -350,6 +361,8 @@ def _with_options(name: str, given: dict[str, str], part: str, options: dict[str
         return TEXTS[kind](root, part, **given)
     if root and kind in ANNOTATED:
         return open_annotated(kind, root, given, part)
+    if root and kind == FRAMES:
+        return _frames(root, given, part, options, progress)
     place = name if is_url(name) else os.path.expanduser(name)
     if kind == "hf" or ending(place) == PARQUET:
         return _hub(root if kind == "hf" else place, part, given, options)
@@ -369,6 +382,24 @@ def _with_options(name: str, given: dict[str, str], part: str, options: dict[str
         f"data: expected a table ({', '.join(tables.SUFFIXES)}), {NPZ}, text:PATH, pairs:PATH or hf:PATH with options "
         f"({', '.join(given)}), got {name!r}"
     )
+
+
+def _frames(
+    root: str, given: dict[str, str], part: str, options: dict[str, Any], progress: Callable[[int], None] | None
+) -> Source:
+    """Clips, of which some may be those of a test part."""
+    place = root if is_url(root) else os.path.expanduser(root)
+    if not is_folder(place):
+        raise FileNotFoundError(f"data: expected a folder of clips, there is none called {root!r}")
+    options = {**options, "progress": progress}
+    parts = parts_of(place)
+    if parts is None:
+        return open_frames(place, given, options)
+    chosen = open_frames(parts[0 if part == "train" else 1], given, options)
+    chosen.name = _called(place)
+    if part != "train" and chosen.labels is not None:
+        number_alike(chosen, open_frames(parts[0], given, options).classes)
+    return _part_of(chosen, part)
 
 
 def _hub(root: str, part: str, given: dict[str, str], options: dict[str, Any]) -> Source:

@@ -85,6 +85,9 @@ class Source:
         part: "train" or "test", where the data has both, of which this is one; or None.
         orientation: whether the EXIF orientation of image files is applied.
         classes_from: where the classes would be, for errors of data without any; None: nothing to say.
+        motions: [N, 6], the motion of the camera between the two images of each item, as of
+            :class:`fastssl.data.FrameSource`; None: not known.
+        shared: what items of equal ``image_ids`` have in common.
         unit: what its items are called in errors.
 
     Raises:
@@ -113,6 +116,8 @@ class Source:
     part: str | None = None
     orientation: bool = True
     classes_from: str | None = None
+    motions: np.ndarray | None = None
+    shared: str = "an image"
     unit: str = "items"
 
     def __len__(self) -> int:
@@ -151,7 +156,8 @@ class Source:
     @property
     def image_ids(self) -> np.ndarray | None:
         """int64 [N], the first index that has the image of each item, where an image is listed several times, such as
-        once for each of its captions; None: all images differ, as far as the source knows."""
+        once for each of its captions, or that is of the same clip; None: all images differ, as far as the source
+        knows."""
         return None
 
     @property
@@ -213,8 +219,9 @@ class Subset(Source):
             raise IndexError(f"ids: expected 0 to {len(source) - 1}, got {int(ids.min())} to {int(ids.max())}")
         self.source, self.ids = source, ids
         self.name, self.classes, self.embedded = name or source.name, source.classes, source.embedded
-        self.orientation = source.orientation
+        self.orientation, self.shared = source.orientation, source.shared
         self.labels = None if source.labels is None else np.asarray(source.labels)[ids]
+        self.motions = None if source.motions is None else source.motions[ids]
 
     def __len__(self) -> int:
         return len(self.ids)

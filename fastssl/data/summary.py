@@ -33,7 +33,7 @@ def summary(source: Source, sample: int = 100) -> Iterator[str]:
     if columns is not None:
         yield str(columns)
     if (ids := source.image_ids) is not None:
-        yield f"{amount(len(np.unique(ids)), 'different image')}, the others list one of them again"
+        yield f"{len(ids) - len(np.unique(ids)):,} of them share {source.shared} with an earlier one"
     if source.labels is not None and are_scores(source.labels):
         known = source.labels[~np.isnan(source.labels)]
         yield (

@@ -30,6 +30,7 @@ from fastssl.methods.deep_cluster import DeepCluster
 from fastssl.methods.denoising import Denoising
 from fastssl.methods.density import DensityMethod
 from fastssl.methods.dino import DINO
+from fastssl.methods.egomotion import Egomotion
 from fastssl.methods.electra import ELECTRA
 from fastssl.methods.gpt import GPT
 from fastssl.methods.i_jepa import IJEPA
@@ -65,6 +66,7 @@ from fastssl.methods.sup_con import SupCon
 from fastssl.methods.swav import SwAV
 from fastssl.methods.t5 import T5
 from fastssl.methods.text import TextMethod
+from fastssl.methods.tracking import Tracking
 from fastssl.methods.transformation import Transformation
 from fastssl.methods.vicreg import VICReg
 from fastssl.methods.wavenet import WaveNet
@@ -106,6 +108,8 @@ METHODS: dict[str, type[Method]] = {
     "colorization": Colorization,
     "split-brain": SplitBrain,
     "transformation": Transformation,
+    "egomotion": Egomotion,
+    "tracking": Tracking,
     "denoising": Denoising,
     "stacked-denoising": StackedDenoising,
     "masked": Masked,
@@ -243,6 +247,7 @@ __all__ = [
     "DeepCluster",
     "Denoising",
     "DensityMethod",
+    "Egomotion",
     "ImageMethod",
     "InterCLR",
     "Jigsaw",
@@ -266,6 +271,7 @@ __all__ = [
     "SupCon",
     "SwAV",
     "TextMethod",
+    "Tracking",
     "Transformation",
     "VICReg",
     "WaveNet",

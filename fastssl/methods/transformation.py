@@ -21,6 +21,19 @@ from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder
 
 
+def affine_maps(angle: Tensor, shear: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Affine matrices [B, 2, 3] in coordinates from -1 to 1: of angles and shears [B] in radians, scales [B] and
+    translations [B, 2]."""
+    linear = torch.stack([angle.cos(), -(angle + shear).sin(), angle.sin(), (angle + shear).cos()], 1) * scale[:, None]
+    return torch.cat([linear.reshape(-1, 2, 2), shift[:, :, None]], 2)
+
+
+def moved_by(maps: Tensor, view: Tensor) -> Tensor:
+    """The views [B, 3, S, S] that affine matrices [B, 2, 3] make of others; the pixels of the border continue it."""
+    grid = TF.affine_grid(maps, list(view.shape), align_corners=False)
+    return TF.grid_sample(view, grid, padding_mode="border", align_corners=False)
+
+
 class Transformation(ImageMethod):
     """A view and its affine image + a shared encoder + MLP + squared error of the map.
 
@@ -68,17 +81,13 @@ class Transformation(ImageMethod):
         angle, shear = centred[:, 0] * math.radians(self.degrees), centred[:, 1] * math.radians(self.shear)
         low, high = self.scale
         scale = (low + high) / 2 + centred[:, 2] * (high - low) / 2
-        rows = torch.stack(
-            [angle.cos(), -(angle + shear).sin(), angle.sin(), (angle + shear).cos()], 1
-        ) * scale[:, None]  # fmt: skip
-        return torch.cat([rows.reshape(-1, 2, 2), 2 * self.translate * centred[:, 3:5, None]], 2)
+        return affine_maps(angle, shear, scale, 2 * self.translate * centred[:, 3:5])
 
     def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
         """The view and its affine image, [B, 3, S, S] each, and the matrices [B, 2, 3]."""
         (view,) = super().views(items, seed, epoch, ids)
         maps = self.matrices(self.uniform(seed, epoch, ids, block=1, count=5))
-        grid = TF.affine_grid(maps, list(view.shape), align_corners=False)
-        return [view, TF.grid_sample(view, grid, padding_mode="border", align_corners=False), maps]
+        return [view, moved_by(maps, view), maps]
 
     def forward(self, batch: Batch) -> Tensor:
         view, moved, maps = batch.views

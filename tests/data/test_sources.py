@@ -548,13 +548,13 @@ def test_an_image_with_several_texts_is_evaluated_once(tmp_path: Path, caplog: p
     task = open_splits(tmp_path / "list.csv")
     names = [{os.path.normpath(part.path(k)) for k in range(len(part))} for part in (task.train, task.test)]  # type: ignore[attr-defined]
     assert [len(task.train), len(task.test)] == [8, 2] == [len(part) for part in names] and not names[0] & names[1]
-    assert "list: 20 rows list an image again, which is evaluated once" in caplog.text
+    assert "list: 20 items share an image with an earlier one and are not evaluated" in caplog.text
     encoder = build_encoder(encoder_for("simclr", None, 32, 4))
     (tmp_path / "once.csv").write_text("\n".join(rows[:1] + rows[1::3]))
     caplog.clear()
     first, second = (evaluate(encoder, None, tmp_path / name, rows=("pixels",)) for name in ("list.csv", "once.csv"))
     assert first == second
-    assert caplog.text.count("rows list an image again") == 1
+    assert caplog.text.count("items share an image") == 1
     (tmp_path / "list.csv").write_text("path,label\nsub/0.png,0\nsub/0.png,1\nsub/1.png,1\n")
     with pytest.raises(ValueError, match=r"expected one class per image to evaluate on, sub/0.png of list has several"):
         open_splits(tmp_path / "list.csv")

@@ -36,6 +36,7 @@ from fastssl.methods import (
     SimSiam,
     SupCon,
     SwAV,
+    Tracking,
     get,
     methods_of,
 )
@@ -118,6 +119,8 @@ def test_methods_learn(name: str) -> None:
         queue = EmbeddingQueue(len(images), 128)
         method.register_module("queue" if isinstance(method, MoCo) else "support", queue)
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-3)
+    if isinstance(method, Tracking):
+        method.hard_after = 2.0  # the hardest negatives raise the loss
     losses, batch = [], method.examples(images.items(range(len(images))), 0)
     for step in range(steps):
         loss = method(batch)
