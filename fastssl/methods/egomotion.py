@@ -3,8 +3,8 @@
 Agrawal, Carreira and Malik, Learning to See by Moving, 2015. Each of three components of the motion is a classification
 of intervals: on videos with known poses (``frames:FOLDER`` with ``poses.txt``) the translation to the right and forward
 and the turn to the side, as on KITTI; on other images the translation and rotation by which a copy is moved, as on
-MNIST in the paper. Deviation: as many intervals for rotations as for translations, of which the paper has 7 on MNIST and
-20 on KITTI.
+MNIST in the paper. Deviation: as many intervals for rotations as for translations, of which the paper has 7 on MNIST
+and 20 on KITTI.
 """
 
 from __future__ import annotations
