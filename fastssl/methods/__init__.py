@@ -21,6 +21,7 @@ from fastssl.methods.bilm import BiLM
 from fastssl.methods.byol import BYOL
 from fastssl.methods.clip import CLIP
 from fastssl.methods.cmc import CMC
+from fastssl.methods.color_proxy import ColorProxy
 from fastssl.methods.colorization import Colorization
 from fastssl.methods.context_encoder import ContextEncoder
 from fastssl.methods.counting import Counting
@@ -106,6 +107,7 @@ METHODS: dict[str, type[Method]] = {
     "jigsaw": Jigsaw,
     "counting": Counting,
     "colorization": Colorization,
+    "color-proxy": ColorProxy,
     "split-brain": SplitBrain,
     "transformation": Transformation,
     "egomotion": Egomotion,
@@ -241,6 +243,7 @@ __all__ = [
     "BiGAN",
     "BiLM",
     "CPCSignal",
+    "ColorProxy",
     "Colorization",
     "ContextEncoder",
     "Counting",

@@ -45,6 +45,13 @@ def annealed_mean(logits: Tensor, classes: Tensor) -> Tensor:
     return torch.einsum("bqhw,qc->bchw", torch.softmax(logits.float() / 0.38, 1), classes)
 
 
+def colored(light: Tensor, told: Tensor, ab: Tensor) -> dict[str, Tensor]:
+    """Pictures of predicted and of true colours [B, 2, s, s], for the lightness [B, 3, S, S] that was seen."""
+    l50, size = 50 * (light[:, :1] + 1), light.shape[2:]
+    images = [ColorizationAugment.rgb(l50, TF.interpolate(x, size, mode="bilinear")) for x in (told, ab)]
+    return {"seen": light, "coloured": 2 * images[0] - 1, "true, as coarse": 2 * images[1] - 1}
+
+
 class Colorization(ImageMethod):
     """One view's lightness + encoder + decoder + class-rebalanced cross-entropy over colour cells.
 
@@ -110,7 +117,4 @@ class Colorization(ImageMethod):
 
     def visualize(self, batch: Batch) -> dict[str, Tensor]:
         light, ab = batch.views
-        told = annealed_mean(self.decoder(self.encoder.network(light)), self.cells)
-        l50, size = 50 * (light[:, :1] + 1), light.shape[2:]
-        colored = [ColorizationAugment.rgb(l50, TF.interpolate(x, size, mode="bilinear")) for x in (told, ab)]
-        return {"seen": light, "coloured": 2 * colored[0] - 1, "true, as coarse": 2 * colored[1] - 1}
+        return colored(light, annealed_mean(self.decoder(self.encoder.network(light)), self.cells), ab)

@@ -800,7 +800,8 @@ def test_lab_and_rgb_are_inverse() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["denoising", "masked", "mae", "context-encoder", "colorization", "jigsaw", "bigan", "split-brain"]
+    "name",
+    ["denoising", "masked", "mae", "context-encoder", "colorization", "color-proxy", "jigsaw", "bigan", "split-brain"],
 )
 def test_what_methods_make_can_be_looked_at(name: str) -> None:
     method = build(name).eval()

@@ -80,7 +80,7 @@ def test_sizes_and_channels_that_contradict_each_other_are_named(tmp_path: Path)
     assert as_encoder(_map(), 16).channels == 3
 
 
-@pytest.mark.parametrize("method", ["denoising", "masked", "context-encoder", "colorization"])
+@pytest.mark.parametrize("method", ["denoising", "masked", "context-encoder", "colorization", "color-proxy"])
 def test_methods_that_need_maps_say_so(method: str) -> None:
     kind: type = get(method)
     with pytest.raises(ValueError, match=r"expected a network that gives a feature map \[B, C, H, W\], Sequential"):
