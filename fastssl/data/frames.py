@@ -12,7 +12,7 @@ import numpy as np
 from fastssl._options import integer
 from fastssl._words import amount
 from fastssl.data.columns import check_options
-from fastssl.data.files import FileSource, folder
+from fastssl.data.files import FileSource, NoImagesError, folder
 from fastssl.data.listing import LONE
 from fastssl.data.source import Item, Reduction, Subset, digest
 from fastssl.data.storage import content, is_file, join
@@ -135,7 +135,13 @@ def frames(root: str, gap: int = 15, step: int = 1, **options: Any) -> FrameSour
         >>> len(frames(str(clip.parent), gap=2))
         2
     """
-    found = folder(root, **options)
+    try:
+        found = folder(root, **options)
+    except NoImagesError as error:
+        raise NoImagesError(
+            f"data: expected folders of frames in {root!r}, found no images; those of a video are written by "
+            f"ffmpeg -i walk.mp4 {join(root, 'walk')}/%06d.jpg"
+        ) from error
     names = list(found.paths)
     homes = [name.rpartition("/")[0] for name in names]
     order = sorted(range(len(names)), key=lambda k: (homes[k], _natural(names[k])))
