@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from fastssl.data.disk_cache import DiskCache, cache_folder, cache_limit
 from fastssl.data.source import digest
 
 BLOCK = 256 * 2**10  # bytes per cached block: a few images
+OPEN = 128  # local files that stay open: systems allow a process 1,024, or 256 (macOS), sockets and others included
 TRIES, PAUSE = 4, 0.5  # attempts per request; seconds before the first retry, doubled each time
 _URL = re.compile(r"^[a-z][a-z0-9+.\-]*://", re.IGNORECASE)
 # Names under which the file systems of fsspec report the version of a file.
@@ -432,7 +434,8 @@ def open_unpacked(place: str) -> File:
 
 
 class Files:
-    """Files that are opened on first access; pickles without open handles.
+    """Files that are opened on first access, of which at most ``OPEN`` local ones stay open; pickles without open
+    handles.
 
     Args:
         places: paths or URLs.
@@ -442,13 +445,22 @@ class Files:
     def __init__(self, places: list[str], opened: Callable[[str], File] = open_file) -> None:
         self.places, self._opened = places, opened
         self._open: dict[int, File] = {}
+        self._local: deque[int] = deque()  # numbers of those that hold a descriptor, the first opened first
         self._lock = threading.Lock()
 
     def __getitem__(self, number: int) -> File:
         file = self._open.get(number)
         if file is None:
             with self._lock:
-                file = self._open.get(number) or self._open.setdefault(number, self._opened(self.places[number]))
+                file = self._open.get(number) or self._add(number)
+        return file
+
+    def _add(self, number: int) -> File:
+        file = self._open[number] = self._opened(self.places[number])
+        if isinstance(file, LocalFile):
+            self._local.append(number)
+            if len(self._local) > OPEN:
+                del self._open[self._local.popleft()]  # closed when no thread reads it
         return file
 
     def __reduce__(self) -> Any:

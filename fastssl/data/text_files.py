@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import reprlib
@@ -34,13 +35,17 @@ from fastssl.data.source import digest
 from fastssl.data.storage import (
     COMPRESSED,
     UNPACKED,
+    File,
     Files,
+    Stream,
     check_unpacked,
     checksum,
     each_entry,
     ending,
+    entries,
     is_file,
     is_folder,
+    is_url,
     join,
     kind_of,
     name_of,
@@ -61,7 +66,7 @@ class FileTexts(_Strings):
     """Texts that are byte ranges of files.
 
     Args:
-        places: paths or URLs.
+        files: the files, as :func:`open_unpacked` opens them.
         numbers: [N] number of the file of each text.
         begins, ends: [N] its bytes.
         key: the texts are under this key of JSON objects; None: they are the bytes themselves.
@@ -71,7 +76,7 @@ class FileTexts(_Strings):
 
     def __init__(
         self,
-        places: list[str],
+        files: Files,
         numbers: np.ndarray,
         begins: np.ndarray,
         ends: np.ndarray,
@@ -79,8 +84,7 @@ class FileTexts(_Strings):
         errors: str = "strict",
         encoding: str = "utf-8",
     ) -> None:
-        self.files = Files(places, open_unpacked)
-        self.numbers, self.begins, self.ends = numbers, begins, ends
+        self.files, self.numbers, self.begins, self.ends = files, numbers, begins, ends
         self.key, self.errors, self.encoding = key, errors, encoding
 
     def __len__(self) -> int:
@@ -232,8 +236,9 @@ def text_corpus(
     given = {role: key for role, key in roles if key is not None}
     called = name or name_of(place)
     if is_file(place):
-        begins, ends = _documents(place, separator)
-        texts = FileTexts([place], np.zeros(len(begins), np.int32), begins, ends, None, errors, encoding)
+        files = Files([place], open_unpacked)  # opened for the index and for reading alike
+        begins, ends = _documents(files[0], separator)
+        texts = FileTexts(files, np.zeros(len(begins), np.int32), begins, ends, None, errors, encoding)
         return _labelled(Corpus(texts, called, names=_numbered(place, len(begins))), given)
     if not is_folder(place):
         raise FileNotFoundError(f"place: no file or folder {place!r}")
@@ -254,11 +259,11 @@ def text_corpus(
     bare = Counter(own[: -len(ending(own))] if ending(own) in UNPACKED else own for own in found)
     if (twice := next((own for own, count in bare.items() if count > 1), None)) is not None:
         raise ValueError(f"place: expected each file of {place!r} once, got {twice} also compressed; remove one")
-    places = [join(place, own) for own in found]
-    parts = [_documents(one, separator or "file") for one in places]
+    files = Files([join(place, own) for own in found], open_unpacked)
+    parts = [_documents(files[k], separator or "file") for k in range(len(found))]
     counts = [len(begins) for begins, _ in parts]
     texts = FileTexts(
-        places,
+        files,
         np.repeat(np.arange(len(parts), dtype=np.int32), counts),
         np.concatenate([begins for begins, _ in parts]),
         np.concatenate([ends for _, ends in parts]),
@@ -293,7 +298,7 @@ def _labelled(corpus: Corpus, given: dict[str, str]) -> Corpus:
     answers = [given[role] for role in ("label", "score") if role in given]  # which the first object may lack
     first = texts.object(0)
     columns = text_columns([*first, *(key for key in answers if find_column(first, key) is None)], place, given)
-    keyed = partial(FileTexts, texts.files.places, texts.numbers, texts.begins, texts.ends)
+    keyed = partial(FileTexts, texts.files, texts.numbers, texts.begins, texts.ends)
     labels, classes = corpus.labels, corpus.classes
     if answers or (labels is None and (columns.label or columns.score)):
         asked = str(columns.label or columns.score)
@@ -342,13 +347,13 @@ def _below(folder: str) -> Iterator[str]:
         yield from (f"{own}/{name}" for name in _below(join(folder, own)))
 
 
-def _documents(place: str, separator: str | None) -> tuple[np.ndarray, np.ndarray]:
+def _documents(file: File, separator: str | None) -> tuple[np.ndarray, np.ndarray]:
     """The bytes at which the documents of a file begin and end."""
-    if separator == "file" and kind_of(place) != ".jsonl":
-        return np.zeros(1, np.int64), np.array([open_unpacked(place).size], np.int64)
-    begins, ends, filled = _lines(place)
+    if separator == "file" and kind_of(file.place) != ".jsonl":
+        return np.zeros(1, np.int64), np.array([file.size], np.int64)
+    begins, ends, filled = _lines(file)
     number = np.flatnonzero(filled)
-    if kind_of(place) == ".jsonl":
+    if kind_of(file.place) == ".jsonl":
         separator = "line"
     if separator is None:
         separator = "blank-line" if len(number) and number[-1] - number[0] >= len(number) else "line"
@@ -359,9 +364,9 @@ def _documents(place: str, separator: str | None) -> tuple[np.ndarray, np.ndarra
     return begins[first], ends[last]
 
 
-def _lines(place: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _lines(file: File) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where the lines of a file begin and end, and whether they have other characters than white space."""
-    file = open_unpacked(place)
+    place = file.place
     mark = file.read(0, _MARK)
     if mark[:2] in UTF16:  # whose lines of ASCII would be read as UTF-8, with zeros between the letters
         raise CorpusError(
@@ -410,14 +415,15 @@ def text8(place: str | Path) -> Corpus:
     place = os.path.expanduser(str(place))
     if not is_file(place):
         raise FileNotFoundError(f"text8: no file {place!r}")
-    file, cuts = open_unpacked(place), [0]
+    files = Files([place], open_unpacked)
+    file, cuts = files[0], [0]
     while file.size - cuts[-1] > 2 * _TEXT8_BYTES:
         found = file.read(cuts[-1] + _TEXT8_BYTES, _TEXT8_BYTES).find(b" ")
         if found < 0:
             raise CorpusError(f"{place}: expected words, found no space in {_TEXT8_BYTES} bytes from {cuts[-1]} on")
         cuts.append(cuts[-1] + _TEXT8_BYTES + found)
     begins, ends = np.array(cuts, np.int64), np.array([*cuts[1:], file.size], np.int64)
-    texts = FileTexts([place], np.zeros(len(begins), np.int32), begins, ends)
+    texts = FileTexts(files, np.zeros(len(begins), np.int32), begins, ends)
     return Corpus(texts, "text8", names=_numbered(place, len(begins)), language="en")
 
 
@@ -426,7 +432,8 @@ def wikitext(place: str | Path, part: str = "train") -> Corpus:
     too, without a name.
 
     Args:
-        place: the folder, with ``wiki.train.tokens`` and the like (``.raw`` for the raw variant).
+        place: the folder, or its URL, with ``wiki.train.tokens`` and the like (``.raw`` for the raw variant), which may
+            be compressed (``.gz``, ``.bz2``, ``.xz``, ``.zst``).
         part: "train", "valid" or "test".
 
     Raises:
@@ -442,27 +449,30 @@ def wikitext(place: str | Path, part: str = "train") -> Corpus:
         >>> wikitext(folder).names
         ['Robert Boulter']
     """
-    folder = Path(place).expanduser()
-    paths = [folder / f"wiki.{part}.{kind}" for kind in ("tokens", "raw")]
-    path = next((p for p in paths if p.is_file()), None)
-    if path is None:
-        raise FileNotFoundError(f"wikitext: expected {paths[0].name} or {paths[1].name} in {str(folder)!r}")
+    folder = os.path.expanduser(str(place))
+    kinds = [f"wiki.{part}.{kind}" for kind in ("tokens", "raw")]
+    there = entries(folder) if is_folder(folder) else ()
+    own = next((kind + packed for kind in kinds for packed in ("", *UNPACKED) if kind + packed in there), None)
+    if own is None:
+        raise FileNotFoundError(f"wikitext: expected {' or '.join(kinds)} (also compressed) in {folder!r}")
+    path = join(folder, own)
+    files = Files([path], open_unpacked)
     begins, names, at, before = [], [], 0, False
-    with path.open("rb") as file:
-        for line in file:
-            bare = line.strip()
-            if bare.startswith(b"= ") and bare.endswith(b" =") and not bare.startswith(b"= ="):
-                begins.append(at)
-                names.append(bare[2:-2].decode("utf-8", "replace"))
-            before = before or bool(bare and not begins)
-            at += len(line)
+    for line in io.BufferedReader(Stream(files[0]), _BLOCK):
+        bare = line.strip()
+        if bare.startswith(b"= ") and bare.endswith(b" =") and not bare.startswith(b"= ="):
+            begins.append(at)
+            names.append(bare[2:-2].decode("utf-8", "replace"))
+        before = before or bool(bare and not begins)
+        at += len(line)
     if not begins:
         raise CorpusError(f"{path}: expected headings of articles (' = Title = '), found none")
     if before:
         begins, names = [0, *begins], ["", *names]
     starts, ends = np.array(begins, np.int64), np.array([*begins[1:], at], np.int64)
-    texts = FileTexts([str(path)], np.zeros(len(starts), np.int32), starts, ends)
-    return Corpus(texts, f"{folder.resolve().name}-{part}", names=names, language="en")
+    texts = FileTexts(files, np.zeros(len(starts), np.int32), starts, ends)
+    called = name_of(folder) if is_url(folder) else os.path.basename(os.path.realpath(folder))
+    return Corpus(texts, f"{called}-{part}", names=names, language="en")
 
 
 def hub_corpus(

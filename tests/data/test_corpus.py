@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
+import os
 import pickle
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from fastssl.data import (
     Tokenizer,
     Windows,
     sentences,
+    storage,
     text_corpus,
     text_files,
     tokenize_corpus,
@@ -142,8 +146,56 @@ def test_articles_of_wikitext(tmp_path: Path) -> None:
     with (tmp_path / "wiki.valid.tokens").open("w") as file:  # an excerpt
         file.write(" The end of One . \n = Two = \n End . \n")
     assert list(wikitext(tmp_path, "valid").documents()) == [["The end of One ."], ["= Two =", "End ."]]
-    with pytest.raises(FileNotFoundError, match=r"wiki\.test\.tokens"):
+    (tmp_path / "wiki.test.raw.gz").write_bytes(gzip.compress((tmp_path / "wiki.train.tokens").read_bytes()))
+    packed = wikitext(tmp_path, "test")
+    assert packed.names == corpus.names and list(packed.documents()) == list(corpus.documents())
+    (tmp_path / "wiki.test.raw.gz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"wiki\.test\.tokens or wiki\.test\.raw \(also compressed\) in"):
         wikitext(tmp_path, "test")
+
+
+def test_compressed_corpora_are_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unpacked = []
+
+    class Counted(storage.UnpackedFile):
+        def __init__(self, place: str) -> None:
+            unpacked.append(place)
+            super().__init__(place)
+
+    monkeypatch.setattr(storage, "UnpackedFile", Counted)
+    (tmp_path / "folder").mkdir()
+    contents = {
+        "a.txt": "One.\n\nTwo.\n",
+        "a.jsonl": '{"text": "One.", "text_pair": "Uno.", "label": 3}\n',
+        "text8": "word " * 30_000,
+        "wiki.train.tokens": " = One = \n Text . \n",
+        "folder/a.txt": "One.",
+    }
+    for name, text in contents.items():
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
+    names = ("a.txt.gz", "text:{}/a.jsonl.gz", "text8:{}/text8.gz", "wikitext:{}", "folder")
+    for name, place in zip(names, contents):
+        corpus: Any = fastssl.data.open(name.format(tmp_path) if "{" in name else tmp_path / name)
+        pairs = [corpus, corpus.target] if isinstance(corpus, ParallelCorpus) else [corpus]
+        assert all(list(one.documents()) for one in pairs)
+        assert unpacked == [str(tmp_path / f"{place}.gz")]
+        unpacked.clear()
+
+
+def test_folders_of_more_files_than_a_process_may_open(tmp_path: Path) -> None:
+    """As IMDB's reviews: 25,000 files, of which a system allows 1,024 to be open."""
+    for k in range(200):
+        (tmp_path / f"{k:03}.txt").write_text(f"Text {k}.")
+    (tmp_path / "200.txt.gz").write_bytes(gzip.compress(b"Text 200."))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    corpus: Any = fastssl.data.open(tmp_path)
+    corpus.text(0)  # what is opened for all
+    there = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 128
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (there + 30, limits[1]))
+        assert [corpus.text(k) for k in [*range(201), 0, 200]] == [f"Text {k}." for k in [*range(201), 0, 200]]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.mark.parametrize(
