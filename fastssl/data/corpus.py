@@ -16,10 +16,11 @@ from fastssl.data.source import (
     Item,
     Reduction,
     Source,
+    are_scores,
     check_index,
     check_strings,
-    checked_labels,
     digest,
+    labels_or_scores,
     several_texts,
 )
 from fastssl.data.storage import UNPACKED, content, ending, unpacked
@@ -176,11 +177,9 @@ class Corpus(Source):
         self.names: Sequence[str] = Numbered("document ", len(texts)) if names is None else names
         self.classes = list(classes)
         if labels is not None:
-            scores = not len(classes) and np.asarray(labels).dtype.kind == "f"
-            self.labels = np.asarray(labels, dtype=np.float64) if scores else checked_labels(labels, len(texts))
-            if len(self.labels) != len(texts):
-                raise ValueError(f"labels: expected {len(texts)}, got {len(self.labels)}")
-            if not scores and len(self.labels) and not -1 <= self.labels.min() <= self.labels.max() < len(self.classes):
+            self.labels = labels_or_scores(labels, len(texts), self.classes)
+            known = len(self.labels) and not are_scores(self.labels)
+            if known and not -1 <= self.labels.min() <= self.labels.max() < len(self.classes):
                 raise ValueError(f"labels: expected -1 to {len(self.classes) - 1}, one of {len(self.classes)} classes")
 
     def __len__(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from fastssl.data.source import (
     Source,
     are_scores,
     check_index,
-    checked_labels,
     digest,
     empty_texts,
     first_indices,
+    labels_or_scores,
 )
 from fastssl.data.storage import content, is_url, join, name_of, state_of
 
@@ -36,7 +37,9 @@ class PathSource(Source):
 
     Args:
         paths: paths of the files, relative to ``root`` if given; or URLs.
-        labels: one integer per file, -1 for unknown classes; None: no labels.
+        labels: one integer per file, -1 for unknown classes; several classes per file, [N, classes] of 1, 0 (unknown)
+            and -1, or of 1 and 0 alone; without ``classes`` one float per file, a number to predict, NaN if unknown;
+            None: no labels.
         classes: names of the classes.
         name: name of the data set in logs and checkpoints.
         root: folder (or URL of one) that relative paths start from.
@@ -58,10 +61,10 @@ class PathSource(Source):
         skipped: Mapping[str, int] | None,
     ) -> None:
         self.paths = paths if isinstance(paths, Names) else Names(str(p) for p in paths)
-        self.labels = None if labels is None else checked_labels(labels, len(self.paths))
-        if self.labels is not None and self.labels.ndim == 1:
-            self.labels = self.labels.astype(np.int32)
         self.classes, self.name, self.skipped = list(classes), name, skipped or {}
+        self.labels = None if labels is None else labels_or_scores(labels, len(self.paths), self.classes)
+        if self.labels is not None and self.labels.ndim == 1 and not are_scores(self.labels):
+            self.labels = self.labels.astype(np.int32)
         self.root = None if root is None else str(root)
 
     def __len__(self) -> int:
@@ -116,7 +119,9 @@ class FileSource(PathSource):
 
     Args:
         paths: paths of the files, relative to ``root`` if given; or URLs.
-        labels: one integer per file, -1 for unknown classes; None: no labels.
+        labels: one integer per file, -1 for unknown classes; several classes per file, [N, classes] of 1, 0 (unknown)
+            and -1, or of 1 and 0 alone; without ``classes`` one float per file, a number to predict, NaN if unknown;
+            None: no labels.
         classes: names of the classes.
         name: name of the data set in logs and checkpoints.
         root: folder (or URL of one) that relative paths start from.
@@ -222,22 +227,14 @@ class FileSource(PathSource):
 
     def subset(self, ids: Any, name: str | None = None) -> Source:
         ids = np.asarray(ids, dtype=np.int64)
-        labels = None if self.labels is None else self.labels[ids]
-        texts: Any = self.texts
-        if texts is not None:
-            texts = texts[ids] if isinstance(texts, np.ndarray) else [texts[i] for i in ids]
-        options: dict[str, Any] = {"max_pixels": self.max_pixels, "orientation": self.orientation}
-        made = FileSource(
-            self.paths.take(ids),
-            None,
-            self.classes,
-            name or self.name,
-            root=self.root,
-            texts=texts,
-            versions=None if self.versions is None else [self.versions[int(i)] for i in ids],
-            **options,
-        )
-        made.labels, made.columns, made.repeats = labels, self.columns, self.repeats
+        made = copy(self)
+        made.paths, made.name = self.paths.take(ids), name or self.name
+        made.labels = None if self.labels is None else self.labels[ids]
+        if self.texts is not None:
+            made.texts = self.texts[ids] if isinstance(self.texts, np.ndarray) else [self.texts[i] for i in ids]
+        if self.versions is not None:
+            made.versions = [self.versions[i] for i in ids]
+        made.where, made.part, made.skipped = None, None, {}  # which are of the whole
         return made
 
 

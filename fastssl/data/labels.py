@@ -109,7 +109,7 @@ def several_labels(columns: Mapping[str, Sequence[Any]], where: Callable[[int], 
         where: a name for item k in errors.
 
     Raises:
-        ValueError: another value.
+        ValueError: another value, or unknown ones where none is 0, as if an empty cell were an absent class.
 
     Example:
         >>> from fastssl.data.labels import several_labels
@@ -126,7 +126,13 @@ def several_labels(columns: Mapping[str, Sequence[Any]], where: Callable[[int], 
         return 2 * int(text.partition(".")[0]) - 1 if text else 0
 
     made = [[value(given, k, column) for k, given in enumerate(own)] for column, own in columns.items()]
-    return np.array(made, np.int64).T
+    labels = np.array(made, np.int64).T
+    if (labels == 0).any() and not (labels < 0).any():
+        raise ValueError(
+            "labels: expected 0 where a class is absent, as an empty cell is unknown, in columns "
+            f"{', '.join(columns)}; there are only 1 and empty cells"
+        )
+    return labels
 
 
 def scores_of(given: Sequence[Any], where: Callable[[int], str]) -> np.ndarray | None:

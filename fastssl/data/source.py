@@ -466,6 +466,16 @@ def checked_scores(scores: Any, count: int) -> np.ndarray:
     return array
 
 
+def labels_or_scores(labels: Any, count: int, classes: Sequence[str]) -> np.ndarray:
+    """Labels of any kind: floats of data without classes are numbers to predict (:func:`checked_scores`), others
+    classes (:func:`checked_labels`).
+
+    Raises:
+        ValueError: as of the two functions.
+    """
+    return checked_scores(labels, count) if are_scores(labels) and not classes else checked_labels(labels, count)
+
+
 def checked_labels(labels: Any, count: int) -> np.ndarray:
     """Labels as int64: one per item, as [N] or a column [N, 1]; or, for several per item, [N, classes] of -1 (absent),
     0 (ignored) and 1, or of 0 (absent) and 1 alone, which are made -1 and 1.

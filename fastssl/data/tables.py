@@ -150,14 +150,13 @@ def listed_images(
         labels = None if labels is None else labels[each]
     source = FileSource(
         [str(row[where]) for row in rows],
-        labels if label else None,
+        labels,
         classes,
         name_of(path),
         root=_root(path, folders, str(rows[0][where]), given.get("images")),
         texts=texts,
         **options,
     )
-    source.labels = source.labels if label else labels
     asked = classes if "labels" in given else []
     used = (*chosen.values(), measured, *asked)
     others = [name for name in columns if name not in used and find_column(SPLITS, name) is None]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import fastssl.data
-from fastssl.data import open_splits, table
+from fastssl.data import FileSource, open_splits, table
 from fastssl.data.summary import summary
 
 KINDS = ["b", "a", "b"]
@@ -66,7 +66,12 @@ def test_columns_of_several_classes(folder: Path) -> None:
         assert found.subset([2]).labels.tolist() == [[-1, 1]]  # type: ignore[union-attr]
     assert open_splits(f"{path}#labels={{cat,dog}}").metric == "11-point mAP"
     path.write_text("path,cat,dog\n0 of.PNG,1,1\n1 of.PNG,,1\n")
-    assert fastssl.data.open(f"{path}#labels={{cat,dog}}").labels.tolist() == [[1, 1], [0, 1]]  # type: ignore[union-attr]
+    with pytest.raises(
+        ValueError, match="labels: expected 0 where a class is absent, .*in columns cat, dog; there are"
+    ):
+        fastssl.data.open(f"{path}#labels={{cat,dog}}")
+    path.write_text("path,cat,dog\n0 of.PNG,1,1\n1 of.PNG,1,1\n")
+    assert fastssl.data.open(f"{path}#labels={{cat,dog}}").labels.tolist() == [[1, 1], [1, 1]]  # type: ignore[union-attr]
     for options, error in (
         ("labels={cat,age}", r"labels: expected a column of .*list.csv \(path, cat, dog\), got 'age'"),
         ("labels={cat,path}", "list.csv: row 1: expected 1, 0 or an empty cell .* in column 'path', got '0 of.PNG'"),
@@ -74,6 +79,28 @@ def test_columns_of_several_classes(folder: Path) -> None:
     ):
         with pytest.raises(ValueError, match=error):
             fastssl.data.open(f"{path}#{options}")
+
+
+@pytest.mark.parametrize(
+    "labels", [[1, 0, -1], [[1, -1], [0, 1], [0, -1]], [[0, 1], [1, 1], [0, 0]], [0.5, 2.0, np.nan]]
+)
+def test_files_take_labels_of_every_kind(folder: Path, labels: Any) -> None:
+    paths = [folder / f"{k} of.PNG" for k in range(3)]
+    source = FileSource(paths, labels, () if isinstance(labels[0], float) else ("cat", "dog"))
+    wanted = np.array(labels)
+    if wanted.ndim == 2 and wanted.min() == 0:  # of 0 and 1 alone: 0 is absent
+        wanted = 2 * wanted - 1
+    assert source.labels is not None and source.labels.dtype.kind == wanted.dtype.kind
+    np.testing.assert_array_equal(source.labels, wanted)
+    source.where, source.part, source.skipped = "there", "train", {"hidden": 1}
+    some = source.subset([1])  # without a -1 among several classes, which is no other meaning of its 0
+    np.testing.assert_array_equal(some.labels, wanted[[1]])  # type: ignore[arg-type]
+    assert (some.where, some.part, some.skipped) == (None, None, {})
+    assert some.read(0).label == (0 if wanted.dtype.kind == "i" and wanted.ndim == 1 else None)
+    with pytest.raises(ValueError, match="labels: expected 3 integers, got float64 .*; numbers to predict are"):
+        FileSource(paths, [0.5, 1.0, 2.0], ["cat", "dog"])
+    with pytest.raises(ValueError, match=r"scores: expected 3 numbers, got float64 of shape \(2,\)"):
+        FileSource(paths, [0.5, 1.0])
 
 
 def test_numbers_without_a_heading(folder: Path) -> None:
