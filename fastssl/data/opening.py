@@ -435,6 +435,10 @@ def _files(
     other = next((place for place in places if _kind(place) in _WHOLE), None)
     if other is not None:
         raise ValueError(f"data: expected images or .tar shards, got {other!r} among several files; give it alone")
+    if not is_url(places[0]):  # of others reading says what they are
+        if not is_file(places[0]):
+            raise FileNotFoundError(f"data: no file {places[0]!r}")
+        _check_no_text(places[0], open_file(places[0]).read(0, 1024))
     return FileSource(places, name=name or "files", **options)
 
 
@@ -551,9 +555,17 @@ def _file(place: str, part: str, options: dict[str, Any]) -> Source:
     if kind == ".pack" or start[: len(MAGIC)] == MAGIC:
         return PackedImages(place)
     check_unpacked(place, start)
-    if kind not in SUFFIXES and start and not any(byte < 9 for byte in start) and _is_text(start):
-        raise ValueError(f"data: expected an image, got {place!r}, a file of text; texts are opened as text:{place}")
+    _check_no_text(place, start)
     return FileSource([os.path.basename(place)], name=name_of(place), root=parent(place), **options)
+
+
+def _check_no_text(place: str, start: bytes) -> None:
+    """Checks the first bytes of a file that has no suffix of images."""
+    if ending(place) not in SUFFIXES and start and not any(byte < 9 for byte in start) and _is_text(start):
+        raise ValueError(
+            f"data: expected an image, got {place!r}, a file of text; texts are opened as text:{place}, two files of "
+            "parallel lines as 'pairs:x.{de,en}'"
+        )
 
 
 def _check_lists_no_images(place: str, start: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -13,9 +14,10 @@ from fastssl.data.columns import PAIRS, find_column, spaced, with_inner
 from fastssl.data.corpus import Corpus, GivenTexts, decoded
 from fastssl.data.embedded_text import ParallelCorpus
 from fastssl.data.parts import PARTS
-from fastssl.data.storage import entries, is_folder, is_url, join, kind_of, matching, name_of
+from fastssl.data.storage import alternatives, entries, is_folder, is_url, join, kind_of, matching, name_of
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
+EMPTY = "with an empty text"
 
 
 def part_file(folder: str | Path, part: str, suffixes: tuple[str, ...]) -> str:
@@ -46,6 +48,8 @@ def text_pairs(
     errors: str = "strict",
 ) -> Any:
     """Reads pairs of texts from a file, one pair per line, or from two files of parallel lines.
+
+    Pairs with an empty text are left out and counted in ``skipped``.
 
     Args:
         place: path or URL of a ``.tsv`` file (without quotes), a ``.csv`` file, or a ``.jsonl`` file of objects; or a
@@ -94,12 +98,16 @@ def text_pairs(
             )
         lines = _lines(file, encoding, errors)
         pairs = list(_objects(file, lines, known) if kind_of(file) == ".jsonl" else _rows(file, lines, known, given))
-    if not pairs:
-        raise ValueError(f"pairs: expected pairs of texts in {file!r}, there are none")
+    whole = [pair for pair in pairs if not any(isinstance(text, str) and not text.strip() for text in pair)]
+    if not whole:
+        left = f" but {len(pairs):,} {EMPTY}" if pairs else ""
+        raise ValueError(f"pairs: expected pairs of texts in {file!r}, there are none{left}")
     first, second = (
-        GivenTexts(side, lambda k: f"{file}: pair {k + 1}", f"as {role}") for side, role in zip(zip(*pairs), known[0])
+        GivenTexts(side, lambda k: f"{file}: pair {k + 1}", f"as {role}") for side, role in zip(zip(*whole), known[0])
     )
-    return ParallelCorpus(Corpus(first, name), Corpus(second, name))
+    made = ParallelCorpus(Corpus(first, name), Corpus(second, name))
+    made.skipped = {EMPTY: len(pairs) - len(whole)} if len(whole) < len(pairs) else {}
+    return made
 
 
 def _lines(file: str, encoding: str, errors: str) -> list[str]:
@@ -113,12 +121,16 @@ def _sides(place: str, part: str, endings: tuple[str, str]) -> list[str] | None:
         suffixes = [f".{side.lower()}" for side in endings]
         parallel = set(suffixes) & {kind_of(name) for name in entries(place)}
         return [part_file(place, part, (suffix,)) for suffix in suffixes] if parallel else None
-    files = matching(place)
-    if files == [place]:
+    if matching(place) == [place]:
         return None
-    if len(files) != 2:
-        raise ValueError(f"pairs: expected two files of parallel lines, got {len(files)} by {place!r}")
-    return files
+    sides = [matching(one) for one in alternatives(place)]
+    if [len(files) for files in sides] != [1, 1]:  # which of the files that a "*" matches is the source is not known
+        got = ", ".join(itertools.chain(*sides)) or "none"
+        raise ValueError(
+            "pairs: expected two files of parallel lines, the source first in braces (pairs:x.{de,en}), got "
+            f"{place!r}, which matches {got}"
+        )
+    return list(itertools.chain(*sides))
 
 
 def _parallel(files: list[str], sides: list[list[str]]) -> list[tuple[str, str]]:

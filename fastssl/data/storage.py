@@ -111,7 +111,7 @@ def matching(pattern: str) -> list[str]:
     if not is_url(pattern) and os.path.exists(pattern):
         return [pattern]
     found: list[str] = []
-    for place in _braces(pattern):
+    for place in alternatives(pattern):
         if not any(c in (urlsplit(place).path if is_url(place) else place) for c in "*?["):
             found.append(place)
         elif is_url(place):
@@ -122,7 +122,8 @@ def matching(pattern: str) -> list[str]:
     return found
 
 
-def _braces(pattern: str) -> list[str]:
+def alternatives(pattern: str) -> list[str]:
+    """The patterns that ``{000..127}`` and ``{a,b}`` stand for, in this order."""
     parts = re.split(r"\{([^{}]*(?:\.\.|,)[^{}]*)\}", pattern)
     choices: list[list[str]] = []
     for k, part in enumerate(parts):

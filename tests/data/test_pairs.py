@@ -50,6 +50,41 @@ def test_columns_have_names(tmp_path: Path) -> None:
         text_pairs(file)
 
 
+@pytest.mark.parametrize("kind", ["tsv", "csv", "jsonl", "parallel"])
+def test_pairs_with_an_empty_text_are_left_out(kind: str, tmp_path: Path) -> None:
+    pairs = [("uno", "one"), ("dos", " "), ("", "three"), ("", ""), ("cuatro", "four")]
+    if kind == "parallel":
+        for k, side in enumerate(("es", "en")):
+            (tmp_path / f"x.{side}").write_text("".join(f"{pair[k]}\n" for pair in pairs))
+    elif kind == "jsonl":
+        lines = (json.dumps({"source": s, "target": t}) for s, t in pairs if s or t)
+        (tmp_path / "x.jsonl").write_text("\n".join(lines))
+    else:
+        mark = {"tsv": "\t", "csv": ","}[kind]
+        (tmp_path / f"x.{kind}").write_text("".join(f"{s}{mark}{t}\n" for s, t in pairs))
+    made = fastssl.data.open(f"pairs:{tmp_path}/x." + ("{es,en}" if kind == "parallel" else kind))
+    assert [made.pair(k) for k in range(len(made))] == [pairs[0], pairs[4]]  # type: ignore[attr-defined]
+    assert made.skipped == {"with an empty text": 2}
+    (tmp_path / "none.csv").write_text(",a\n")
+    with pytest.raises(ValueError, match="expected pairs of texts in .*, there are none but 1 with an empty text"):
+        text_pairs(tmp_path / "none.csv")
+
+
+def test_the_source_of_parallel_files_stands_first_in_braces(tmp_path: Path) -> None:
+    for side, text in (("de", "eins"), ("en", "one")):
+        (tmp_path / f"x.{side}").write_text(f"{text}\n")
+    for name, pair in (("x.{de,en}", ("eins", "one")), ("x.{en,de}", ("one", "eins")), ("*.{en,de}", ("one", "eins"))):
+        assert text_pairs(tmp_path / name).pair(0) == pair
+    for name in ("x.*", "x.{d,e}*e", "x.{de,en,fr}", "y*.{de,en}"):
+        with pytest.raises(ValueError, match=r"the source first in braces \(pairs:x.{de,en}\), got .*, which matches "):
+            text_pairs(tmp_path / name)
+    for name in ("x.{de,en}", "x.*"):
+        with pytest.raises(ValueError, match=r"expected an image, got .*x.de', .*parallel lines as 'pairs:x.{de,en}'"):
+            fastssl.data.open(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="no file .*y.de'"):
+        fastssl.data.open(tmp_path / "y.{de,en}")
+
+
 def test_folders_have_parts(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text("a\tb\n" * 3)
     with pytest.raises(FileNotFoundError, match=r"data: expected test.tsv or .* in"):
@@ -122,7 +157,7 @@ def test_files_of_parallel_lines(zipped: bool, tmp_path: Path, monkeypatch: pyte
     parallel(tmp_path, "Books.en-es", ("en", "es"), zipped)
     end = ".gz" if zipped else ""
     monkeypatch.chdir(tmp_path)
-    for place in (f"Books.en-es.{{en,es}}{end}", f"Books.en-es.e?{end}"):
+    for place in (f"Books.en-es.{{en,es}}{end}", f"Books.e?-es.{{en,es}}{end}"):
         made = fastssl.data.open(f"pairs:{place}")
         assert isinstance(made, ParallelCorpus) and [made.pair(k) for k in range(len(made))] == expected
         assert made.where == f"pairs:{tmp_path / place}" and gone(made.where) is None
@@ -154,8 +189,6 @@ def test_parallel_lines_that_do_not_match_are_named(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match="as many lines in both files, got 2 in '.*a.de' and 1 in '.*a.en'"):
         text_pairs(tmp_path / "a.{de,en}")
-    with pytest.raises(ValueError, match="expected two files of parallel lines, got 3 by"):
-        text_pairs(tmp_path / "a.*")
     with pytest.raises(ValueError, match=r"got '.*a.de'; two files of parallel lines are 'pairs:x.\{de,en\}'"):
         text_pairs(tmp_path / "a.de")
     (tmp_path / "b.tsv.gz").write_bytes(b"no gzip")
