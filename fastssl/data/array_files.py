@@ -18,7 +18,7 @@ from fastssl.data.columns import check_options, find_column
 from fastssl.data.files import FileSource
 from fastssl.data.labels import numbered_labels
 from fastssl.data.parts import PARTS
-from fastssl.data.source import Source, checked_labels, checked_scores
+from fastssl.data.source import Source, as_array, checked_labels, checked_scores
 from fastssl.data.storage import content, is_url, name_of, parent
 
 log = logging.getLogger("fastssl")
@@ -113,7 +113,7 @@ def scored(source: Source, scores: Any) -> Source:
 
 def labelled(source: Source, labels: Any) -> Source:
     """The source with labels, integers or names of classes."""
-    given = np.asarray(labels)
+    given = as_array(labels)
     if given.ndim == 1 and given.dtype.kind in "UO":
         labels, source.classes = numbered_labels(given.tolist(), "labels[{}]".format)
         labels = np.full(len(given), -1) if labels is None else labels

@@ -212,5 +212,7 @@ def _text(value: Any, where: Callable[[int], str], k: int) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if not isinstance(value, (str, int, float)) or (isinstance(value, float) and not value.is_integer()):
-        raise ValueError(f"{where(k)}: expected an integer or a name as label, got {value!r}")
+        several = isinstance(value, (list, tuple, np.ndarray))
+        remedy = "; several classes per item are a column of 0 and 1 for each: #labels={cat,dog}" if several else ""
+        raise ValueError(f"{where(k)}: expected an integer or a name as label, got {value!r}{remedy}")
     return str(value).strip()

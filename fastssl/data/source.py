@@ -444,7 +444,21 @@ def digest(*parts: str | bytes | np.ndarray | None) -> str:
 
 def are_scores(labels: Any) -> bool:
     """Whether labels are numbers to predict, one float per item, and no classes."""
-    return labels is not None and np.asarray(labels).ndim == 1 and np.asarray(labels).dtype.kind == "f"
+    return labels is not None and as_array(labels).ndim == 1 and as_array(labels).dtype.kind == "f"
+
+
+def as_array(labels: Any) -> np.ndarray:
+    """Labels as an array.
+
+    Raises:
+        ValueError: lists of different lengths, such as the names of several classes per item.
+    """
+    try:
+        return np.asarray(labels)
+    except ValueError as error:
+        raise ValueError(
+            "labels: expected one per item, or [N, classes] of 0 and 1, got lists of different lengths"
+        ) from error
 
 
 def checked_scores(scores: Any, count: int) -> np.ndarray:
@@ -483,7 +497,7 @@ def checked_labels(labels: Any, count: int) -> np.ndarray:
     Raises:
         ValueError: a wrong number or dtype of labels, or others than these.
     """
-    array = np.asarray(labels)
+    array = as_array(labels)
     array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
     if array.ndim not in (1, 2) or len(array) != count or (count and array.dtype.kind not in "iu"):
         remedy = "; numbers to predict are given by scores= of fastssl.data.open" if array.dtype.kind == "f" else ""

@@ -139,6 +139,11 @@ def listed_images(
         labels = scores_of(read, lambda k: f"{path}: row {k + 1}")
     elif "labels" in given:
         names = [name.strip() for name in given["labels"].strip("{}").split(",")]
+        if len(names) < 2:
+            raise ValueError(
+                f"labels: expected the columns of several classes in braces, {path}#labels={{cat,dog}}, got "
+                f"{names[0]!r}; classes in one column are #label={names[0]}"
+            )
         classes = [known_column(columns, path, "labels", name) for name in names]
         own = {name: [row.get(name) for row in rows] for name in classes}
         labels = several_labels(own, lambda k: f"{path}: row {k + 1}")
@@ -336,6 +341,15 @@ def _rows(path: str, encoding: str = "utf-8", errors: str = "strict") -> list[di
     return made if of_fields else [with_inner(row) for row in made]
 
 
+def _check_no_captions(path: str, second: list[str]) -> None:
+    """Checks the second column of a table without names: of labels, most are there again."""
+    if len(set(second)) > len(second) / 2 and sum(len(one.split()) > 2 for one in second) > len(second) / 2:
+        raise ValueError(
+            f"{path}: expected labels in the second column of a table without a first row of names, got texts such as "
+            f"{second[0]!r}; write the names in its first row: path,text (or path,label)"
+        )
+
+
 def _replaced(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
@@ -357,6 +371,7 @@ def _fields(path: str, text: str, kind: str) -> list[dict[str, Any]]:
                     f"{', '.join(map(repr, names))}; without names one or two columns, of paths and labels, are read"
                 )
             names, records = ["path", "label"][: len(names)], [[], *records]
+            _check_no_captions(path, [one[1] for one in records if len(one) == 2])
         twice = next((name for name in names if name and names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"{path}: expected columns of different names, got {', '.join(map(repr, names))}")

@@ -75,6 +75,8 @@ def test_columns_of_several_classes(folder: Path) -> None:
     for options, error in (
         ("labels={cat,age}", r"labels: expected a column of .*list.csv \(path, cat, dog\), got 'age'"),
         ("labels={cat,path}", "list.csv: row 1: expected 1, 0 or an empty cell .* in column 'path', got '0 of.PNG'"),
+        ("labels=cat", r"of several classes in braces, .*list.csv#labels={cat,dog}, got 'cat'; .* are #label=cat"),
+        ("labels=cat,dog", r"of several classes in braces, .*list.csv#labels={cat,dog}, got 'cat'"),
         ("labels={cat,dog}:label=cat", "expected a column of labels or of scores, got label=cat and labels="),
     ):
         with pytest.raises(ValueError, match=error):
@@ -101,6 +103,35 @@ def test_files_take_labels_of_every_kind(folder: Path, labels: Any) -> None:
         FileSource(paths, [0.5, 1.0, 2.0], ["cat", "dog"])
     with pytest.raises(ValueError, match=r"scores: expected 3 numbers, got float64 of shape \(2,\)"):
         FileSource(paths, [0.5, 1.0])
+
+
+def test_lists_of_classes_are_told_how_they_are_read(folder: Path) -> None:
+    (folder / "a.jsonl").write_text(
+        '{"path": "0 of.PNG", "label": ["cat", "dog"]}\n{"path": "1 of.PNG", "label": []}\n'
+    )
+    (folder / "b.jsonl").write_text('{"text": "A cat.", "label": ["cat", "dog"]}\n')
+    for name in ("a.jsonl", "b.jsonl"):
+        with pytest.raises(ValueError, match=r"1: expected .* as label, got \['cat', 'dog'\]; .*: #labels={cat,dog}"):
+            fastssl.data.open(folder / name)
+    for labels in ([["cat"], ["cat", "dog"]], [[0], [0, 1]]):
+        with pytest.raises(ValueError, match=r"labels: expected one per item, or \[N, classes\] of 0 and 1, got lists"):
+            fastssl.data.open(np.zeros((2, 8, 8, 3), np.uint8), labels=labels)
+        with pytest.raises(ValueError, match=r"labels: expected one per item, or \[N, classes\] of 0 and 1, got lists"):
+            FileSource(["a.png", "b.png"], labels)
+
+
+def test_captions_without_a_heading_are_no_classes(folder: Path) -> None:
+    path = folder / "list.csv"
+    path.write_text("".join(f"{k % 3} of.PNG,a cat asleep {k}\n" for k in range(6)))
+    with pytest.raises(
+        ValueError, match="labels in the second column .* got texts such as 'a cat asleep 0'; .*path,text"
+    ):
+        fastssl.data.open(path)
+    path.write_text("path,text\n" + path.read_text())
+    assert fastssl.data.open(path).read(1).text == "a cat asleep 1"
+    names = ["great white shark", "black footed albatross"]
+    path.write_text("".join(f"{k % 3} of.PNG,{names[k % 2]}\n" for k in range(6)))
+    assert sorted(fastssl.data.open(path).classes) == sorted(names)
 
 
 def test_numbers_without_a_heading(folder: Path) -> None:
