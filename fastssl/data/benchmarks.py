@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastssl.data.archives import read_idx, read_mat, read_pickled
 from fastssl.data.arrays import ArraySource
 from fastssl.data.corpus import utf8
 from fastssl.data.files import FileSource, folder
@@ -24,6 +25,12 @@ def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise ValueError(f"name: expected {path.name} in {str(path.parent)!r}, there is none")
     return [line.strip() for line in utf8(str(path)).splitlines() if line.strip()]
+
+
+def _inner(root: Path, mark: str, *folders: str) -> Path:
+    """The folder that has ``mark``, a pattern of names: ``root`` or one of ``folders`` in it; ``root`` if none has."""
+    inner = (found for own in folders for found in sorted(root.glob(own)))
+    return next((found for found in (root, *inner) if any(found.glob(mark))), root)
 
 
 def _pair(name: str, train: Listed, test: Listed) -> Pair:
@@ -69,13 +76,73 @@ def _cifar(root: Path, name: str, files: tuple[list[str], list[str]], skip: int,
     return sets[0], sets[1]
 
 
+def _pickled(root: Path, name: str, files: tuple[list[str], list[str]], kind: str, meta: tuple[str, str]) -> Pair:
+    """CIFAR "for Python", whose files are pickled mappings."""
+    (names,) = read_pickled(root / meta[0], meta[1])
+    sets = []
+    for part in files:
+        read = [read_pickled(root / file, "data", kind) for file in part]
+        images = np.concatenate([data for data, _ in read]).reshape(-1, 1, 3, 32, 32).transpose(0, 1, 3, 4, 2)
+        labels = np.concatenate([labels for _, labels in read])
+        sets.append(ArraySource(np.ascontiguousarray(images), labels, [one.decode() for one in names], name))
+    return sets[0], sets[1]
+
+
 def cifar_10(root: Path) -> Pair:
-    files = [f"data_batch_{k}.bin" for k in range(1, 6)], ["test_batch.bin"]
+    names = [f"data_batch_{k}" for k in range(1, 6)]
+    if (root := _inner(root, "batches.meta", "cifar-10-batches-py")).joinpath("batches.meta").is_file():
+        return _pickled(root, "cifar-10", (names, ["test_batch"]), "labels", ("batches.meta", "label_names"))
+    files = [f"{name}.bin" for name in names], ["test_batch.bin"]
+    root = _inner(root, "batches.meta.txt", "cifar-10-batches-bin")
     return _cifar(root, "cifar-10", files, 1, "batches.meta.txt")
 
 
 def cifar_100(root: Path) -> Pair:
+    if (root := _inner(root, "meta", "cifar-100-python")).joinpath("meta").is_file():
+        return _pickled(root, "cifar-100", (["train"], ["test"]), "fine_labels", ("meta", "fine_label_names"))
+    root = _inner(root, "fine_label_names.txt", "cifar-100-binary")
     return _cifar(root, "cifar-100", (["train.bin"], ["test.bin"]), 2, "fine_label_names.txt")
+
+
+def mnist(root: Path) -> Pair:
+    """Also Fashion-MNIST and KMNIST, whose files have these names."""
+    root = _inner(root, "train-images-idx3-ubyte*", "raw", "*/raw")
+    sets = []
+    for part in ("train", "t10k"):
+        read = []
+        for kind in ("images-idx3", "labels-idx1"):
+            names = [f"{part}-{own}-ubyte{packed}" for own in (kind, kind.replace("-", ".")) for packed in ("", ".gz")]
+            path = next((root / name for name in names if (root / name).is_file()), None)
+            if path is None:
+                raise ValueError(f"name: expected {names[0]} (also with .gz) in {str(root)!r}, there is none")
+            read.append(read_idx(path))
+        images, labels = read
+        sets.append(ArraySource(images[..., None], labels, [str(k) for k in range(10)], "mnist"))
+    return sets[0], sets[1]
+
+
+def svhn(root: Path) -> Pair:
+    """The cropped digits, without the "extra" ones."""
+    sets = []
+    for part in ("train", "test"):
+        read = read_mat(root / f"{part}_32x32.mat")
+        images, labels = np.ascontiguousarray(read["X"].transpose(3, 0, 1, 2)), read["y"].astype(np.int64) % 10
+        sets.append(ArraySource(images, labels, [str(k) for k in range(10)], "svhn"))  # 10 is the class of zeros
+    return sets[0], sets[1]
+
+
+def cub_200(root: Path) -> Pair:
+    root = _inner(root, "images.txt", "CUB_200_2011")
+    paths, classes, trained = (
+        dict(line.split(maxsplit=1) for line in _lines(root / f"{name}.txt"))
+        for name in ("images", "image_class_labels", "train_test_split")
+    )
+    names = dict(line.split(maxsplit=1) for line in _lines(root / "classes.txt"))
+
+    def part(wanted: str) -> Listed:
+        return ((root / "images" / path, names[classes[k]]) for k, path in paths.items() if trained[k] == wanted)
+
+    return _pair("cub-200", part("1"), part("0"))
 
 
 def stl_10(root: Path) -> Pair:
@@ -111,17 +178,26 @@ def sun_397(root: Path) -> Pair:
 
 
 def cars(root: Path) -> Pair:
-    from scipy.io import loadmat
+    """In one folder with ``cars_annos.mat``, or in two with a development kit."""
+    if (root := _inner(root, "devkit", "stanford_cars")).joinpath("devkit").is_dir():
+        names = np.atleast_1d(read_mat(root / "devkit" / "cars_meta.mat")["class_names"])
 
-    if not (root / "cars_annos.mat").is_file():
-        raise ValueError(f"name: expected cars_annos.mat in {str(root)!r}, there is none")
-    table = loadmat(str(root / "cars_annos.mat"), squeeze_me=True)
-    names = [str(n) for n in np.atleast_1d(table["class_names"])]
+        def listed(folder: str, annotations: Path) -> Listed:
+            for row in np.atleast_1d(read_mat(annotations)["annotations"]):
+                yield root / folder / str(row["fname"]), str(names[int(row["class"]) - 1])
+
+        test = "cars_test_annos_withlabels.mat"
+        labelled = _inner(root, test, "devkit") / test
+        return _pair(
+            "cars", listed("cars_train", root / "devkit" / "cars_train_annos.mat"), listed("cars_test", labelled)
+        )
+    table = read_mat(root / "cars_annos.mat")
+    names = np.atleast_1d(table["class_names"])
 
     def part(test: int) -> Listed:
         for row in np.atleast_1d(table["annotations"]):
             if int(row["test"]) == test:
-                yield root / str(row["relative_im_path"]), names[int(row["class"]) - 1]
+                yield root / str(row["relative_im_path"]), str(names[int(row["class"]) - 1])
 
     return _pair("cars", part(0), part(1))
 
@@ -199,13 +275,7 @@ def caltech_101(root: Path) -> Pair:
 
 
 def flowers(root: Path) -> Pair:
-    from scipy.io import loadmat
-
-    for file in ("imagelabels.mat", "setid.mat"):
-        if not (root / file).is_file():
-            raise ValueError(f"name: expected {file} in {str(root)!r}, there is none")
-    labels = loadmat(str(root / "imagelabels.mat"), squeeze_me=True)["labels"]
-    ids = loadmat(str(root / "setid.mat"), squeeze_me=True)
+    labels, ids = read_mat(root / "imagelabels.mat")["labels"], read_mat(root / "setid.mat")
 
     def part(*keys: str) -> Listed:
         for key in keys:
@@ -215,16 +285,58 @@ def flowers(root: Path) -> Pair:
     return _pair("flowers", part("trnid", "valid"), part("tstid"))
 
 
+def celeba(root: Path) -> Pair:
+    """Multi-label: labels [N, 40] of -1 and 1. The validation part is trained on, too."""
+    listed, divided = "list_attr_celeba.txt", "list_eval_partition.txt"
+    _, names, *rows = _lines(_inner(root, listed, "Anno") / listed)
+    parts = dict(line.split() for line in _lines(_inner(root, divided, "Eval") / divided))
+    images, classes = _inner(root, "img_align_celeba", "Img") / "img_align_celeba", names.split()
+    if not images.is_dir():
+        raise ValueError(f"name: expected img_align_celeba in {str(root)!r}, there is none")
+    sets = []
+    for held_out in (False, True):
+        own = [fields for row in rows if (parts[(fields := row.split())[0]] == "2") == held_out]
+        labels = np.array([fields[1:] for fields in own], np.int64).reshape(-1, len(classes))
+        sets.append(FileSource([fields[0] for fields in own], labels, classes, "celeba", root=images))
+    return sets[0], sets[1]
+
+
+def tiny_imagenet(root: Path) -> Pair:
+    root = _inner(root, "wnids.txt", "tiny-imagenet-200")
+    lines = (line.split("\t") for line in _lines(root / "val" / "val_annotations.txt"))
+    test = ((root / "val" / "images" / image, c) for image, c, *_ in lines)
+    return _pair("tiny-imagenet", _in_classes(folder(root / "train")), test)
+
+
 def imagenet(root: Path) -> Pair:
-    """Folders ``train`` and ``val`` with one folder per class."""
+    """Folders ``train`` and ``val`` with one folder per class. The classes of images that are in ``val`` itself are in
+    Kaggle's ``LOC_val_solution.csv``, there or up to three folders above, or in ``ILSVRC2012_devkit_t12``."""
+    train, val = _in_classes(folder(root / "train")), folder(root / "val")
+    if val.labels is not None:
+        return _pair("imagenet", train, _in_classes(val))
+    above = [root, *root.resolve().parents[:3]]
+    solved = next((own for own in above if (own / "LOC_val_solution.csv").is_file()), None)
+    kit = root / "ILSVRC2012_devkit_t12" / "data"
+    if solved is not None:
+        lines = [line.split(",") for line in _lines(solved / "LOC_val_solution.csv")[1:]]
+        test = [(f"{name}.JPEG", found.split()[0]) for name, found in lines]
+    elif kit.is_dir():
+        synsets = np.atleast_1d(read_mat(kit / "meta.mat")["synsets"])
+        known = {str(int(one["ILSVRC2012_ID"])): str(one["WNID"]) for one in synsets}
+        numbers = _lines(kit / "ILSVRC2012_validation_ground_truth.txt")
+        test = [(f"ILSVRC2012_val_{k:08}.JPEG", known[number]) for k, number in enumerate(numbers, 1)]
+    else:
+        raise ValueError(
+            f"name: expected one folder per class in {str(root / 'val')!r}, or LOC_val_solution.csv or "
+            f"{kit.parent.name} in {str(root)!r}, got none"
+        )
+    return _pair("imagenet", train, ((root / "val" / name, c) for name, c in test))
 
-    def part(name: str) -> Listed:
-        found = folder(root / name)
-        if found.labels is None:
-            raise ValueError(f"name: expected one folder per class in {str(root / name)!r}, got none")
-        return ((Path(found.path(k)), found.classes[label]) for k, label in enumerate(found.labels))
 
-    return _pair("imagenet", part("train"), part("val"))
+def _in_classes(found: FileSource) -> Listed:
+    if found.labels is None:
+        raise ValueError(f"name: expected one folder per class in {found.root!r}, got none")
+    return ((Path(found.path(k)), found.classes[label]) for k, label in enumerate(found.labels))
 
 
 READERS: dict[str, Callable[[Path], Pair]] = {
@@ -242,6 +354,20 @@ READERS: dict[str, Callable[[Path], Pair]] = {
     "flowers": flowers,
     "stl-10": stl_10,
     "imagenet": imagenet,
+    "tiny-imagenet": tiny_imagenet,
+    "cub-200": cub_200,
+    "mnist": mnist,
+    "svhn": svhn,
+    "celeba": celeba,
+}
+# Files and folders by which a data set is recognised whose labels and parts are read by its name alone.
+_MARKS = {
+    **{"batches.meta": "cifar-10", "batches.meta.txt": "cifar-10", "fine_label_names.txt": "cifar-100"},
+    **{"train-images-idx3-ubyte": "mnist", "train-images-idx3-ubyte.gz": "mnist", "train_32x32.mat": "svhn"},
+    **{"train_X.bin": "stl-10", "image_class_labels.txt": "cub-200", "wnids.txt": "tiny-imagenet"},
+    **{"cars_annos.mat": "cars", "cars_train": "cars", "imagelabels.mat": "flowers", "list_attr_celeba.txt": "celeba"},
+    **{"LOC_val_solution.csv": "imagenet", "ILSVRC2012_devkit_t12": "imagenet"},
+    "ILSVRC2012_validation_ground_truth.txt": "imagenet",
 }
 METRICS = {
     "aircraft": "mean per class",
@@ -249,7 +375,13 @@ METRICS = {
     "caltech-101": "mean per class",
     "flowers": "mean per class",
     "voc-2007": "11-point mAP",
+    "celeba": "11-point mAP",
 }
+
+
+def recognised(names: Iterable[str]) -> str | None:
+    """The name in :data:`READERS` of a data set in a folder with these files and folders; None: none is known."""
+    return next((_MARKS[name] for name in names if name in _MARKS), None)
 
 
 def read(name: str, root: str | Path) -> Pair:

@@ -322,6 +322,10 @@ def folder(
         versions=listing.versions,
     )
     source.repeats = False
+    if not classes:
+        source.classes_from = f"classes are sub-folders, {root} has none; labels of files are in a table (path,label)"
+    elif len(classes) == 1:
+        source.classes_from = f"if its classes are the sub-folders of {classes[0]!r}, open {join(root, classes[0])}"
     return source
 
 

@@ -21,8 +21,11 @@ from fastssl.data.storage import below, is_url
 SUFFIXES = {
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
     ".pbm", ".pnm", ".avif", ".avifs", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".j2c", ".tga",
-    ".ico", ".qoi",
+    ".ico", ".qoi", ".jxl",
 }  # fmt: skip
+# Of files that hold images which no plugin of Pillow reads: medical, scientific, of cameras.
+CONVERTED = {".dcm", ".dicom", ".nii", ".nrrd", ".mha", ".h5", ".hdf5", ".mat", ".dng", ".cr2", ".nef", ".arw"}
+REMEDY = "convert it to .png, .tif or .npy"
 ARRAY = ".npy"  # an image of any number of channels, if a folder holds only such files
 REMEMBERED = 20_000  # files; listings of smaller folders are not worth caching
 _THREADS = 16
@@ -109,6 +112,8 @@ def _hidden(name: str) -> bool:
 
 def _left_out(ending: str) -> str | None:
     """The reason for which a file with that suffix is left out; None: it is a readable image."""
+    if ending in CONVERTED:
+        return f"{ending}: {REMEDY}"
     if ending not in SUFFIXES:
         return "no image"
     return None if ending in readable() else f"{ending}: needs a plugin of Pillow"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import difflib
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ from fastssl.data.files import FileSource, NoImagesError, folder
 from fastssl.data.frames import KIND as FRAMES
 from fastssl.data.frames import open_frames
 from fastssl.data.glue import glue
-from fastssl.data.listing import SUFFIXES
+from fastssl.data.listing import CONVERTED, REMEDY, SUFFIXES
 from fastssl.data.packed import MAGIC, PackedImages
 from fastssl.data.pairs import text_pairs
 from fastssl.data.parts import OF_IMAGES, PARTS, find_labelled, find_part
@@ -60,6 +61,7 @@ from fastssl.data.tokens import TokenFile
 from fastssl.data.wav import SUFFIX as WAV
 from fastssl.data.wav import WavSource, wav_folder
 
+log = logging.getLogger("fastssl")
 _OF_PAIRS = ("source", "target", "encoding", "errors")
 EMBEDDED: dict[str, Callable[[], Source]] = {
     "emoji": lambda: emoji("train"),
@@ -449,6 +451,21 @@ def _folder(place: str, part: str, options: dict[str, Any], progress: Callable[[
         return shards
     if (name := prefixed(place)) != place:
         return _named(name, part, options, progress)
+    known = benchmarks.recognised(there)
+    if known is None:
+        return _part(place, part, options, progress)
+    remedy = f"the labels and parts of this data set are read as {known}:{place}"
+    try:
+        found = _part(place, part, options, progress)
+    except NoImagesError as error:
+        raise NoImagesError(f"{error}; {remedy}") from error
+    log.warning("%s: %s", place, remedy)
+    found.classes_from = remedy
+    return found
+
+
+def _part(place: str, part: str, options: dict[str, Any], progress: Callable[[int], None] | None) -> Source:
+    """A part of a folder that has both, or all that it holds."""
     parts = parts_of(place)
     if parts is not None:
         chosen = _items(parts[0 if part == "train" else 1], options, progress)
@@ -551,6 +568,8 @@ def _file(place: str, part: str, options: dict[str, Any]) -> Source:
         return corpus
     if kind in tables.SUFFIXES:
         return tables.open_table(place, part=part, **options)
+    if kind in CONVERTED:
+        raise ValueError(f"data: expected an image, got {place!r}; {REMEDY}")
     start = open_file(place).read(0, 1024)
     if kind == ".pack" or start[: len(MAGIC)] == MAGIC:
         return PackedImages(place)

@@ -84,7 +84,7 @@ class Source:
         skipped: reasons for which files were left out -> number of files.
         part: "train" or "test", where the data has both, of which this is one; or None.
         orientation: whether the EXIF orientation of image files is applied.
-        classes_from: where the classes would be, for errors of data without any; None: nothing to say.
+        classes_from: where the classes would be, for errors of data with fewer than two; None: nothing to say.
         motions: [N, 6], the motion of the camera between the two images of each item, as of
             :class:`fastssl.data.FrameSource`; None: not known.
         shared: what items of equal ``image_ids`` have in common.
@@ -219,7 +219,7 @@ class Subset(Source):
             raise IndexError(f"ids: expected 0 to {len(source) - 1}, got {int(ids.min())} to {int(ids.max())}")
         self.source, self.ids = source, ids
         self.name, self.classes, self.embedded = name or source.name, source.classes, source.embedded
-        self.orientation, self.shared = source.orientation, source.shared
+        self.orientation, self.shared, self.classes_from = source.orientation, source.shared, source.classes_from
         self.labels = None if source.labels is None else np.asarray(source.labels)[ids]
         self.motions = None if source.motions is None else source.motions[ids]
 
@@ -347,6 +347,7 @@ class ConcatSource(Source):
                 f"sources: expected classes or numbers to predict, got numbers of {of[True]} and classes of {of[False]}"
             )
         self.labels = None if any(k is None for k in known) else np.concatenate([np.asarray(k) for k in known])
+        self.classes_from = next((s.classes_from for s in self.sources if s.classes_from is not None), None)
 
     def __len__(self) -> int:
         return int(self.ends[-1])

@@ -181,6 +181,7 @@ def check_training_classes(source: Source, labels: Tensor) -> None:
     if labels.dim() == 1 and len(labels.unique()) < 2:
         raise ValueError(
             f"data: expected at least two classes to evaluate on, {source.name} has {list(source.classes) or 'one'}"
+            + (f"; {source.classes_from}" if source.classes_from is not None else "")
         )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,9 @@ from PIL import Image
 
 import fastssl.data
 from fastssl.data import ArraySource, HubSource, benchmarks, open_splits
+from fastssl.evaluate import evaluate
 from fastssl.evaluate.features import plain_images
+from fastssl.models import build_encoder
 
 RNG = np.random.default_rng(0)
 
@@ -153,6 +158,63 @@ def imagenet(root: Path) -> None:
                 picture(root / part / c / f"{k}.JPEG", 200 if c.endswith("37") else 10)
 
 
+def tiny_imagenet(root: Path) -> None:
+    text(root / "wnids.txt", "n01443537", "n01629819")
+    lines = []
+    for k, c in enumerate(("n01443537", "n01629819")):
+        for n in range(2):
+            picture(root / "train" / c / "images" / f"{c}_{n}.JPEG", 200 * k)
+        text(root / "train" / c / f"{c}_boxes.txt", f"{c}_0.JPEG\t0\t10\t63\t58")
+        picture(root / "val" / "images" / f"val_{k}.JPEG", 200 * k)
+        lines.append(f"val_{k}.JPEG\t{c}\t0\t32\t44\t62")
+    text(root / "val" / "val_annotations.txt", *lines)
+
+
+def cub_200(root: Path) -> None:
+    names = [f"00{c + 1}.{name}/{name}_{n}.jpg" for c, name in enumerate(("Albatross", "Wren")) for n in range(3)]
+    for k, name in enumerate(names):
+        picture(root / "CUB_200_2011" / "images" / name, 200 * (k // 3))
+    for file, values in (
+        ("images", names),
+        ("image_class_labels", [k // 3 + 1 for k in range(6)]),
+        ("train_test_split", [int(k % 3 > 0) for k in range(6)]),
+        ("classes", ["001.Albatross", "002.Wren"]),
+    ):
+        text(root / "CUB_200_2011" / f"{file}.txt", *(f"{k + 1} {value}" for k, value in enumerate(values)))
+
+
+def mnist(root: Path) -> None:
+    """Ten classes, of which only two are there; in torchvision's folders, one part compressed."""
+    (root / "MNIST" / "raw").mkdir(parents=True)
+    for part, labels in (("train", [0, 1, 1, 0]), ("t10k", [1, 0])):
+        images = np.repeat(np.array(labels, np.uint8) * 200, 28 * 28).reshape(-1, 28, 28)
+        images[:, 3, 5] = 77
+        for kind, array in (("images-idx3", images), ("labels-idx1", np.array(labels, np.uint8))):
+            raw = b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+            name = f"{part}-{kind}-ubyte"
+            (root / "MNIST" / "raw" / (name + ".gz" * (part == "train"))).write_bytes(
+                gzip.compress(raw) if part == "train" else raw
+            )
+
+
+def svhn(root: Path) -> None:
+    from scipy.io import savemat
+
+    root.mkdir(parents=True, exist_ok=True)
+    for part, labels in (("train", [10, 1, 1, 10]), ("test", [1, 10])):
+        images = np.zeros((32, 32, 3, len(labels)), np.uint8) + np.array([200 * (k == 1) for k in labels], np.uint8)
+        images[3, 5] = 77
+        savemat(str(root / f"{part}_32x32.mat"), {"X": images, "y": np.array(labels, np.uint8)[:, None]})
+
+
+def celeba(root: Path) -> None:
+    rows = [("000001.jpg", " 1 -1"), ("000002.jpg", "-1 -1"), ("000003.jpg", "-1  1")]
+    text(root / "Anno" / "list_attr_celeba.txt", "3", "Male Young ", *(f"{name} {signs}" for name, signs in rows))
+    text(root / "list_eval_partition.txt", *(f"{name} {k}" for k, (name, _) in enumerate(rows)))
+    for name, _ in rows:
+        picture(root / "img_align_celeba" / name)
+
+
 MAKERS: dict[str, tuple[Callable[[Path], None], int, int]] = {
     "food-101": (food_101, 4, 2),
     "cifar-10": (cifar_10, 20, 4),
@@ -168,7 +230,15 @@ MAKERS: dict[str, tuple[Callable[[Path], None], int, int]] = {
     "flowers": (flowers, 4, 2),
     "stl-10": (stl_10, 3, 3),
     "imagenet": (imagenet, 6, 4),
+    "tiny-imagenet": (tiny_imagenet, 4, 2),
+    "cub-200": (cub_200, 4, 2),
+    "mnist": (mnist, 4, 2),
+    "svhn": (svhn, 4, 2),
+    "celeba": (celeba, 2, 1),
 }
+
+
+SEVERAL = ("voc-2007", "celeba")  # classes per image
 
 
 def test_every_reader_is_tested() -> None:
@@ -184,15 +254,19 @@ def test_readers_find_images_and_classes(name: str, tmp_path: Path) -> None:
     for part in (task.train, task.test):
         (images,) = plain_images(part, 16)
         assert images.shape == (len(part), 3, 16, 16)
-        if name == "voc-2007":
+        if name in SEVERAL:
             continue
-        assert len(part.classes) == 2 and set(part.labels.tolist()) == {0, 1}
+        assert len(part.classes) == (10 if name in ("mnist", "svhn") else 2) and set(part.labels.tolist()) == {0, 1}
         # The second class is bright: every image came with its own label.
         assert torch.equal(images[:, 0, -1, -1] > -0.2, torch.from_numpy(np.asarray(part.labels)) == 1)
     mean = {"aircraft", "pets", "caltech-101", "flowers"}
-    assert task.metric == ("mean per class" if name in mean else "11-point mAP" if name == "voc-2007" else "top-1")
+    assert task.metric == ("mean per class" if name in mean else "11-point mAP" if name in SEVERAL else "top-1")
     if name.startswith("cifar") or name == "stl-10":
         assert task.train.read(0).images[0][1, 5, 0] == 77  # row 1, column 5
+    if name in ("mnist", "svhn"):
+        assert [task.test.read(1).images[0][place].tolist() for place in ((3, 5, 0), (5, 3, 0))] == [77, 0]
+    if name == "celeba":
+        assert [part.labels.tolist() for part in (task.train, task.test)] == [[[1, -1], [-1, -1]], [[-1, 1]]]
     if name == "voc-2007":
         cat, dog = benchmarks.VOC_CLASSES.index("cat"), benchmarks.VOC_CLASSES.index("dog")
         assert task.train.labels[:, cat].tolist() == [1, 0] and task.train.labels[:, dog].tolist() == [-1, 1]
@@ -205,6 +279,141 @@ def test_what_is_missing_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError):
         open_splits(f"{name}:{tmp_path / 'empty'}")
+
+
+@pytest.mark.parametrize("number", [10, 100])
+def test_cifar_for_python(number: int, tmp_path: Path) -> None:
+    """Pickled by Python 2, whose strings are bytes and whose NumPy has its functions in another module."""
+    (cifar_10 if number == 10 else cifar_100)(tmp_path / "binary")
+    wanted = open_splits(f"cifar-{number}:{tmp_path / 'binary'}")
+    names, key, folder = (
+        ([f"data_batch_{k}" for k in range(1, 6)] + ["test_batch"], b"labels", "cifar-10-batches-py")
+        if number == 10
+        else (["train", "test"], b"fine_labels", "cifar-100-python")
+    )
+    (tmp_path / folder).mkdir()
+    for name in names:
+        rows = np.fromfile(tmp_path / "binary" / f"{name}.bin", np.uint8).reshape(4, -1)
+        stored = {b"data": rows[:, -3072:], key: rows[:, -3073].tolist(), b"filenames": [b"a.png"] * 4}
+        raw = pickle.dumps(stored, 2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+        (tmp_path / folder / name).write_bytes(raw)
+    meta = ("batches.meta", b"label_names") if number == 10 else ("meta", b"fine_label_names")
+    (tmp_path / folder / meta[0]).write_bytes(pickle.dumps({meta[1]: [c.encode() for c in wanted.train.classes]}, 2))
+    for place in (tmp_path, tmp_path / folder):
+        task = open_splits(f"cifar-{number}:{place}")
+        for found, part in ((task.train, wanted.train), (task.test, wanted.test)):
+            assert found.fingerprint == part.fingerprint and found.classes == part.classes
+    (tmp_path / folder / names[-1]).write_bytes(pickle.dumps({b"data": print, key: []}, 2))
+    with pytest.raises(
+        ValueError, match=f"{names[-1]}: expected a pickled mapping with data, .* is not part of an arr"
+    ):
+        open_splits(f"cifar-{number}:{tmp_path}")
+
+
+def test_cars_with_their_development_kit(tmp_path: Path) -> None:
+    from scipy.io import savemat
+
+    kinds = [("bbox_x1", "i4"), ("class", "i4"), ("fname", "O")]
+    (tmp_path / "devkit").mkdir()
+    for part, place in (("train", "devkit/cars_train_annos"), ("test", "cars_test_annos_withlabels")):
+        rows = [(1, 1 + k % 2, f"{k + 1:05}.jpg") for k in range(4)]
+        for _, c, name in rows:
+            picture(tmp_path / f"cars_{part}" / name, 200 * (c - 1))
+        savemat(str(tmp_path / f"{place}.mat"), {"annotations": np.array(rows, kinds)})
+    savemat(str(tmp_path / "devkit" / "cars_meta.mat"), {"class_names": np.array(["Acura", "Volvo"], object)})
+    task = open_splits(f"cars:{tmp_path}")
+    for part in (task.train, task.test):
+        assert part.classes == ["Acura", "Volvo"] and part.labels.tolist() == [0, 1, 0, 1]  # type: ignore[union-attr]
+        assert [int(part.read(k).images[0].mean() > 100) for k in range(4)] == [0, 1, 0, 1]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("kind", ["Kaggle", "development kit"])
+def test_the_classes_of_imagenet_whose_images_lie_in_one_folder(kind: str, tmp_path: Path) -> None:
+    from scipy.io import savemat
+
+    root, wanted = tmp_path / "ILSVRC" / "Data" / "CLS-LOC", ["n01443537", "n01440764", "n01443537"]
+    imagenet(root)
+    shutil.rmtree(root / "val")
+    for k, c in enumerate(wanted, 1):
+        picture(root / "val" / f"ILSVRC2012_val_{k:08}.JPEG", 200 * c.endswith("37"))
+    with pytest.raises(
+        ValueError, match=r"one folder per class in .*val', or LOC_val_solution.csv or ILSVRC2012_devkit"
+    ):
+        open_splits(f"imagenet:{root}")
+    if kind == "Kaggle":
+        lines = (f"ILSVRC2012_val_{k:08},{wanted[k - 1]} 1 2 30 40 {wanted[k - 1]} 1 1 2 2" for k in (2, 1, 3))
+        text(tmp_path / "LOC_val_solution.csv", "ImageId,PredictionString", *lines)
+    else:
+        synsets = np.array([(1, "n01443537"), (2, "n01440764"), (3, "n99")], [("ILSVRC2012_ID", "i4"), ("WNID", "O")])
+        text(root / "ILSVRC2012_devkit_t12" / "data" / "ILSVRC2012_validation_ground_truth.txt", "1", "2", "1")
+        savemat(str(root / "ILSVRC2012_devkit_t12" / "data" / "meta.mat"), {"synsets": synsets})
+    task = open_splits(f"imagenet:{root}")
+    found = [
+        (task.test.classes[label], task.test.read(k).images[0].mean() > 100) for k, label in enumerate(task.test.labels)
+    ]
+    assert sorted(found) == sorted((c, c.endswith("37")) for c in wanted) and len(task.train) == 6
+
+
+@pytest.mark.parametrize(
+    "name", ["cifar-10", "cifar-100", "stl-10", "cars", "flowers", "tiny-imagenet", "cub-200", "svhn"]
+)
+def test_folders_of_known_data_sets_say_how_they_are_read(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    MAKERS[name][0](tmp_path)
+    inner = "CUB_200_2011" if name == "cub-200" else ""
+    remedy = f"the labels and parts of this data set are read as {name}:{tmp_path / inner}"
+    try:
+        assert fastssl.data.open(tmp_path / inner).classes_from == remedy and remedy in caplog.text
+    except ValueError as error:
+        assert str(error).endswith(remedy) and not list(tmp_path.glob("**/*.jpg"))[1:]
+    caplog.clear()
+    fastssl.data.open(f"{name}:{tmp_path}")
+    assert not caplog.text
+
+
+def test_evaluation_says_where_classes_would_be(tmp_path: Path) -> None:
+    encoder = build_encoder({"name": "resnet", "size": 16, "width": 4})
+    for k in range(4):
+        picture(tmp_path / "wrapped" / "inner" / "ab"[k % 2] / f"{k}.png")
+        picture(tmp_path / "flat" / "train" / "ab"[k % 2] / f"{k}.png")
+        picture(tmp_path / "flat" / "val" / f"{k}.png")
+    for folder, error in (
+        ("wrapped", rf"at least two classes .*has \['inner'\]; .*of 'inner', open {tmp_path}/wrapped/inner$"),
+        (
+            "flat",
+            rf"flat has none; classes are sub-folders, {tmp_path}/flat/val has none; labels of files are in a table",
+        ),
+        ("flat/val", rf"val has none; classes are sub-folders, {tmp_path}/flat/val has none"),
+    ):
+        with pytest.raises(ValueError, match=error):
+            evaluate(encoder, None, str(tmp_path / folder))
+
+
+@pytest.mark.parametrize("name", ["scan.dcm", "scan.nii", "train_32x32.mat", "photo.NEF"])
+def test_files_to_convert_are_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"\0" * 200)
+    with pytest.raises(ValueError, match=f"expected an image, got '.*{name}'; convert it to .png, .tif or .npy"):
+        fastssl.data.open(tmp_path / name)
+    picture(tmp_path / "0.png")
+    kind = Path(name).suffix.lower()
+    assert fastssl.data.open(tmp_path).skipped == {f"{kind}: convert it to .png, .tif or .npy": 1}
+
+
+def test_damaged_archives_are_named(tmp_path: Path) -> None:
+    mnist(tmp_path)
+    whole = tmp_path / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
+    for raw, error in (
+        (whole.read_bytes()[:-9], "bytes, got 1575; copy"),
+        (b"PK\3\4", "an idx file of bytes, it begins"),
+    ):
+        whole.write_bytes(raw)
+        with pytest.raises(ValueError, match=f"t10k-images-idx3-ubyte: expected .*{error}"):
+            open_splits(f"mnist:{tmp_path}")
+    svhn(tmp_path)
+    (tmp_path / "test_32x32.mat").write_bytes(b"<html>" * 100)
+    with pytest.raises(ValueError, match=r"test_32x32.mat: cannot be read as a MATLAB file"):
+        open_splits(f"svhn:{tmp_path}")
 
 
 def test_listed_images_must_be_there(tmp_path: Path) -> None:
