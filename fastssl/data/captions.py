@@ -10,7 +10,7 @@ from typing import Any
 from fastssl.data.storage import is_file, join, name_of, parent
 
 log = logging.getLogger("fastssl")
-NEEDED = {"images": ("id", "file_name"), "annotations": ("image_id", "caption")}
+NEEDED = {"images": ("id", "file_name"), "annotations": ("image_id",)}
 
 
 class CaptionError(ValueError):
@@ -42,18 +42,23 @@ def is_karpathy(stored: Any) -> bool:
 
 
 def coco_rows(path: str, stored: dict[str, Any]) -> Captioned:
-    """Rows of "file_name" and "caption", one for each annotation.
+    """Rows of "file_name" and "caption", one for each annotation; of "label" where annotations are classes of whole
+    images, as iNaturalist's.
 
     Args:
         path: path of the file; for ``captions_val2017.json`` images may be in ``val2017``.
-        stored: its content: "images" with "id" and "file_name", "annotations" with "image_id" and "caption".
+        stored: its content: "images" with "id" and "file_name", "annotations" with "image_id" and "caption", or
+            with "category_id" and no box, whose names may be in "categories".
 
     Raises:
         ValueError: no annotations, a key that is missing, or a caption of an image that is not listed.
     """
     if not stored["annotations"]:
         raise ValueError(f"{path}: expected annotations with captions, found none")
-    for part, keys in NEEDED.items():
+    first = stored["annotations"][0]
+    of_classes = isinstance(first, dict) and "category_id" in first and not {"caption", "bbox"} & set(first)
+    key = "category_id" if of_classes else "caption"
+    for part, keys in (("images", NEEDED["images"]), ("annotations", (*NEEDED["annotations"], key))):
         for k, entry in enumerate(stored[part]):
             missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
             if missing:
@@ -62,14 +67,19 @@ def coco_rows(path: str, stored: dict[str, Any]) -> Captioned:
                     f"{path}: expected the key {missing[0]!r} in each of {part}, number {k} has none{boxes}"
                 )
     names = {image["id"]: str(image["file_name"]) for image in stored["images"]}
+    classes = {one["id"]: one["name"] for one in stored.get("categories", ()) if of_classes}
+    if len(set(classes.values())) < len(classes):  # species of several genera
+        classes = {}
     rows = []
     for k, entry in enumerate(stored["annotations"]):
         if entry["image_id"] not in names:
             raise ValueError(f"{path}: annotation {k} is of image {entry['image_id']}, which is not listed")
-        rows.append({"file_name": names[entry["image_id"]], "caption": entry["caption"]})
+        answer = {"label": classes.get(entry[key], entry[key])} if of_classes else {"caption": entry[key]}
+        rows.append({"file_name": names[entry["image_id"]], **answer})
     without = len(names) - len({entry["image_id"] for entry in stored["annotations"]})
     if without:
-        log.warning("%s: %d of %d images have no caption and are left out", path, without, len(names))
+        what = "class" if of_classes else "caption"
+        log.warning("%s: %d of %d images have no %s and are left out", path, without, len(names), what)
     return Captioned(rows, (name_of(path).partition("_")[2], "images"))
 
 

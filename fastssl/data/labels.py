@@ -105,11 +105,11 @@ def several_labels(columns: Mapping[str, Sequence[Any]], where: Callable[[int], 
     """Several classes per item, int64 [N, classes] of -1 (absent), 0 (unknown) and 1, of a column for each.
 
     Args:
-        columns: name of a class -> for each item 1 or 0, or what is unknown: None, white space.
+        columns: name of a class -> for each item 1 or 0 (or 1 or -1), or what is unknown: None, white space.
         where: a name for item k in errors.
 
     Raises:
-        ValueError: another value, or unknown ones where none is 0, as if an empty cell were an absent class.
+        ValueError: another value, both 0 and -1, or unknown ones where none is absent, as if an empty cell said so.
 
     Example:
         >>> from fastssl.data.labels import several_labels
@@ -117,22 +117,25 @@ def several_labels(columns: Mapping[str, Sequence[Any]], where: Callable[[int], 
         [[1, 0], [-1, 1]]
     """
 
-    def value(given: Any, k: int, column: str) -> int:
+    def value(given: Any, k: int, column: str) -> float:
         text = _text(given, where, k)
-        if text and not (_INTEGER.fullmatch(text) and int(text.partition(".")[0]) in (0, 1)):
+        if text and not (_INTEGER.fullmatch(text) and int(text.partition(".")[0]) in (-1, 0, 1)):
             raise ValueError(
-                f"{where(k)}: expected 1, 0 or an empty cell (unknown) of a class in column {column!r}, got {text!r}"
+                f"{where(k)}: expected 1, 0 (or -1) or an empty cell (unknown) of a class in column {column!r}, got "
+                f"{text!r}"
             )
-        return 2 * int(text.partition(".")[0]) - 1 if text else 0
+        return int(text.partition(".")[0]) if text else math.nan
 
-    made = [[value(given, k, column) for k, given in enumerate(own)] for column, own in columns.items()]
-    labels = np.array(made, np.int64).T
-    if (labels == 0).any() and not (labels < 0).any():
+    read = np.array([[value(given, k, column) for k, given in enumerate(own)] for column, own in columns.items()]).T
+    absent = [sign for sign in (0, -1) if (read == sign).any()]
+    if len(absent) > 1:
+        raise ValueError(f"labels: expected 0 or -1 where a class is absent, got both in columns {', '.join(columns)}")
+    if not absent and np.isnan(read).any():
         raise ValueError(
             "labels: expected 0 where a class is absent, as an empty cell is unknown, in columns "
             f"{', '.join(columns)}; there are only 1 and empty cells"
         )
-    return labels
+    return np.where(np.isnan(read), 0, np.where(read == 1, 1, -1)).astype(np.int64)
 
 
 def scores_of(given: Sequence[Any], where: Callable[[int], str]) -> np.ndarray | None:

@@ -375,7 +375,7 @@ def _with_options(
         return _with_options(whole, given, part, options)
     if ending(place) == NPZ and is_file(place):
         return archive(place, part, given)
-    if (_kind(place) in tables.SUFFIXES or (_kind(place) == ".txt" and of_images)) and is_file(place):
+    if (_kind(place) in tables.SUFFIXES or (kind_of(place) in tables.LISTS and of_images)) and is_file(place):
         how = {key: given.pop(key) for key in ("encoding", "errors") if key in given}
         return tables.open_table(place, columns=given, part=part, **how, **options)
     if not is_url(place) and not os.path.exists(place) and not (root and kind in {*TEXTS, *benchmarks.READERS}):

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from itertools import zip_longest
 from pathlib import Path
@@ -37,12 +38,18 @@ from fastssl.data.files import FileSource
 from fastssl.data.labels import class_labels, fraction_among, labels_of, scores_of, several_labels
 from fastssl.data.listing import ARRAY
 from fastssl.data.listing import SUFFIXES as IMAGES
-from fastssl.data.storage import ending, is_folder, is_url, join, kind_of, name_of, parent
+from fastssl.data.storage import ending, entries, is_folder, is_url, join, kind_of, name_of, parent
 from fastssl.data.table_splits import SPLITS, of_part
 
 _END = "\ue000end of the table"  # a last row, which a quotation mark without another one would take in
 PARQUET = ".parquet"
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
+LISTS = (".txt", ".token")  # tables where they are said to list images (``#images=``)
+# Rows of lists without names of columns and quotation marks: of Flickr8k and Flickr30k, of ImageNet and Places365.
+_BARE = {
+    ("path", "text"): re.compile(r"([^\t]+)#\d+\t(.*)"),
+    ("path", "label"): re.compile(r"(.+?)\s+(\S+)"),
+}
 IMAGE_OPTIONS = {"path", "images"}  # options that tables of images alone have
 
 
@@ -62,14 +69,15 @@ def table(
             objects, a ``.jsonl`` file with one object per line, or a ``.json`` file of COCO's captions or of Karpathy's
             splits, each caption of which is a row. Fields of ``.csv`` and ``.txt`` files are separated by what their
             header has: a comma, else a semicolon, a tab or a "|". A first row that begins with the name of an image is
-            no header: one or two columns without it are the paths and the labels. A ``.parquet`` file of paths. All but
-            the last may be compressed (``.gz``, ``.bz2``, ``.xz``, ``.zst``).
+            no header: one or two columns without it are the paths and the labels, also with a space between them
+            ("a.jpg 3"); with the number of a text behind the path, paths and texts ("a.jpg#0", a tab, "A cat.").
+            A ``.parquet`` file of paths. All but the last may be compressed (``.gz``, ``.bz2``, ``.xz``, ``.zst``).
             Columns: path (or file, file_name, image, filepath, image_name), label (or class, target) and text (or
             caption, title, comment, captions, raw). Names of columns in any case. Labels are integers or names; an
             empty label is unknown. A cell with a list of texts (in ``.csv`` files: in JSON) is a row for each.
         columns: "path", "label" or "text" -> the name of its column, where it is another one; "score" -> the column of
             numbers to predict, in place of labels; "labels" -> the columns of several classes per image, "{cat,dog}",
-            with 1 or 0 in each; an empty one is unknown.
+            with 1 or 0 (or 1 or -1) in each; an empty one is unknown. Paths may lack the suffix that their files have.
         images: the folder that paths are relative to, itself relative to that of the table; None: the folder of the
             table, and for captions of COCO the one that has the images
             (:func:`fastssl.data.captions.images_folder`).
@@ -127,7 +135,10 @@ def listed_images(
         measured, label, chosen["label"] = label, None, None
     where, text = chosen["path"], chosen["text"]
     if where is None:
-        raise ValueError(f"{path}: expected a column of paths ({', '.join(PATHS)}), got {', '.join(columns)}")
+        raise ValueError(
+            f"{path}: expected a column of paths ({', '.join(PATHS)}), got {', '.join(columns)}; another one is named: "
+            "#path=NAME"
+        )
     for k, row in enumerate(rows):
         if not row.get(where):
             raise ValueError(f"{path}: row {k + 1} has no {where}")
@@ -153,12 +164,14 @@ def listed_images(
         each = np.repeat(np.arange(len(rows)), [len(one) for one in several])  # an item with each text of an image
         rows, texts = [rows[k] for k in each], [one for own in several for one in own]
         labels = None if labels is None else labels[each]
+    paths = [str(row[where]) for row in rows]
+    root = _root(path, folders, paths[0], given.get("images"))
     source = FileSource(
-        [str(row[where]) for row in rows],
+        _below(root, paths, "images" in given),
         labels,
         classes,
         name_of(path),
-        root=_root(path, folders, str(rows[0][where]), given.get("images")),
+        root=root,
         texts=texts,
         **options,
     )
@@ -171,6 +184,25 @@ def listed_images(
     source.columns += numbers_in(measured)
     free = [name for name in columns if name not in chosen.values()]
     return of_part(path, source, rows, first_column(free, SPLITS), part, given.get("split"))
+
+
+def _below(root: str, paths: list[str], named: bool) -> list[str]:
+    """The paths of a table below the folder of its images. Where the first is no file, they may begin at a folder that
+    is named (``/a/1.png``), and all lack the suffix that its file has (``1`` of ``1.png``)."""
+    first = paths[0]
+    if is_url(root) or is_url(first) or os.path.isfile(first):
+        return paths
+    if named and os.path.isabs(first):
+        paths = [own.lstrip("/") for own in paths]
+    place = join(root, paths[0])
+    folder = os.path.dirname(place)
+    if ending(first) in (ARRAY, *IMAGES) or os.path.isfile(place) or not is_folder(folder):
+        return paths
+    there = [
+        name[len(os.path.basename(place)) :] for name in entries(folder) if name.startswith(os.path.basename(place))
+    ]
+    missing = [suffix for suffix in there if suffix.lower() in (ARRAY, *IMAGES)]
+    return [own + missing[0] for own in paths] if len(missing) == 1 else paths
 
 
 def _root(path: str, folders: tuple[str, ...] | None, first: str, images: str | None) -> str:
@@ -310,7 +342,7 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, None]:
 def _rows(path: str, encoding: str = "utf-8", errors: str = "strict") -> list[dict[str, Any]]:
     """The rows of a table, at least one."""
     kind = kind_of(path)
-    text, of_fields = decoded(path, encoding, errors), kind in (".csv", ".tsv", ".txt")
+    text, of_fields = decoded(path, encoding, errors), kind in (".csv", ".tsv", *LISTS)
     try:
         if of_fields:
             rows: Any = _fields(path, text, kind)
@@ -339,6 +371,24 @@ def _rows(path: str, encoding: str = "utf-8", errors: str = "strict") -> list[di
     if twice is not None:
         raise ValueError(f"{path}: expected columns of different names, got {', '.join(map(repr, twice))}")
     return made if of_fields else [with_inner(row) for row in made]
+
+
+def _bare_rows(path: str, text: str) -> list[dict[str, Any]] | None:
+    """Rows of a list that has neither names nor separators of fields; None: it is another table."""
+    for names, pattern in _BARE.items():
+        rows: list[dict[str, Any]] = []
+        for k, line in enumerate(bare for own in io.StringIO(text) if (bare := own.strip())):
+            fields = pattern.fullmatch(line)
+            if fields is not None and ending(fields[1]) in IMAGES:
+                rows.append(dict(zip(names, fields.groups())))
+            elif rows:
+                wanted = " and ".join(names)
+                raise ValueError(f"{path}: row {k + 1}: expected {wanted} as in the first row, got {line!r}")
+            else:
+                break
+        if rows:
+            return rows
+    return None
 
 
 def _check_no_captions(path: str, second: list[str]) -> None:
@@ -387,6 +437,8 @@ def _fields(path: str, text: str, kind: str) -> list[dict[str, Any]]:
             rows.append({name: value for name, value in fields if name})  # columns without a name cannot be asked for
         return rows
 
+    if (bare := _bare_rows(path, text)) is not None:
+        return bare
     heading = text.partition("\n")[0]  # semicolons: of spreadsheets whose decimal mark is a comma
     mark = "\t" if kind == ".tsv" else next((mark for mark in ",;\t|" if mark in heading), ",")
     if mark in ",;":

@@ -51,6 +51,37 @@ def check(source: Any, captions: list[tuple[int, str]] = CAPTIONS) -> None:
     assert source.image_ids is None or source.image_ids.tolist() == ids
 
 
+@pytest.mark.parametrize("name", ["Flickr8k.token.txt", "results_20130124.token"])
+def test_captions_with_a_number_behind_the_path(name: str, tmp_path: Path) -> None:
+    images(tmp_path / "Images")
+    lines = (f"{NAMES[image]}#{n}\t{text.strip()}\n" for n, (image, text) in enumerate(CAPTIONS))
+    (tmp_path / name).write_text("".join(lines))
+    check(fastssl.data.open(f"{tmp_path / name}#images=Images"), [(image, text.strip()) for image, text in CAPTIONS])
+
+
+def test_annotations_of_coco_with_a_class_per_image(tmp_path: Path) -> None:
+    """As iNaturalist's and Herbarium's."""
+    images(tmp_path / "train")
+    stored: dict[str, Any] = {
+        "images": [{"id": 70 - k, "file_name": f"train/{name}"} for k, name in enumerate(NAMES)],
+        "annotations": [{"id": k, "image_id": 70 - k, "category_id": (9, 4, 9)[k]} for k in range(3)],
+        "categories": [{"id": 4, "name": "Canis"}, {"id": 9, "name": "Bos"}],
+    }
+    path = tmp_path / "train2018.json"
+    for classes, labels, more in (
+        (["Bos", "Canis"], [0, 1, 0], stored["categories"]),
+        ([str(k) for k in range(10)], [9, 4, 9], [{"id": 4, "name": "lupus"}, {"id": 9, "name": "lupus"}]),
+    ):
+        path.write_text(json.dumps({**stored, "categories": more}))
+        source = fastssl.data.open(path)
+        assert list(source.classes) == classes and source.labels.tolist() == labels  # type: ignore[union-attr]
+        assert [source.read(k).images[0].shape[1] for k in range(3)] == [8, 9, 10]  # type: ignore[index]
+    stored["annotations"][0]["bbox"] = [0, 0, 4, 4]
+    path.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match="boxes are opened as coco:FOLDER"):
+        fastssl.data.open(path)
+
+
 @pytest.mark.parametrize(
     "place", ["val2017", "images", "annotations/val2017", "annotations/images", "annotations", "."]
 )

@@ -74,7 +74,7 @@ def test_columns_of_several_classes(folder: Path) -> None:
     assert fastssl.data.open(f"{path}#labels={{cat,dog}}").labels.tolist() == [[1, 1], [1, 1]]  # type: ignore[union-attr]
     for options, error in (
         ("labels={cat,age}", r"labels: expected a column of .*list.csv \(path, cat, dog\), got 'age'"),
-        ("labels={cat,path}", "list.csv: row 1: expected 1, 0 or an empty cell .* in column 'path', got '0 of.PNG'"),
+        ("labels={cat,path}", "list.csv: row 1: expected 1, 0 .*or an empty cell .* in column 'path', got '0 of.PNG'"),
         ("labels=cat", r"of several classes in braces, .*list.csv#labels={cat,dog}, got 'cat'; .* are #label=cat"),
         ("labels=cat,dog", r"of several classes in braces, .*list.csv#labels={cat,dog}, got 'cat'"),
         ("labels={cat,dog}:label=cat", "expected a column of labels or of scores, got label=cat and labels="),
@@ -103,6 +103,56 @@ def test_files_take_labels_of_every_kind(folder: Path, labels: Any) -> None:
         FileSource(paths, [0.5, 1.0, 2.0], ["cat", "dog"])
     with pytest.raises(ValueError, match=r"scores: expected 3 numbers, got float64 of shape \(2,\)"):
         FileSource(paths, [0.5, 1.0])
+
+
+def test_signs_are_classes_that_are_there_or_absent(folder: Path) -> None:
+    """As CelebA's attributes."""
+    path = folder / "list.csv"
+    for absent in ("0", "-1"):
+        path.write_text(f"path,cat,dog\n0 of.PNG,1,{absent}\n1 of.PNG,{absent},\n2 of.PNG,1,1\n")
+        labels = fastssl.data.open(f"{path}#labels={{cat,dog}}").labels
+        assert labels is not None and labels.tolist() == [[1, -1], [-1, 0], [1, 1]]
+    path.write_text("path,cat,dog\n0 of.PNG,1,0\n1 of.PNG,-1,1\n")
+    with pytest.raises(
+        ValueError, match="labels: expected 0 or -1 where a class is absent, got both in columns cat, dog"
+    ):
+        fastssl.data.open(f"{path}#labels={{cat,dog}}")
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.json", "list.parquet"])
+def test_paths_may_lack_the_suffix_of_their_files(folder: Path, name: str) -> None:
+    """Ids, as in tables of Kaggle's."""
+    if name.endswith(".csv"):
+        (folder / name).write_text("id,label\n0 of,b\n1 of,a\n2 of,b\n")
+    elif name.endswith(".json"):
+        (folder / name).write_text(
+            '[{"id": "0 of", "label": 1}, {"id": "1 of", "label": 0}, {"id": "2 of", "label": 1}]'
+        )
+    else:
+        parquet, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+        pytest.importorskip("datasets")
+        parquet.write_table(pa.table({"id": ["0 of", "1 of", "2 of"], "label": [1, 0, 1]}), folder / name)
+    check(fastssl.data.open(f"{folder / name}#path=id"), [1, 0, 1])
+    with pytest.raises(ValueError, match=r"expected a column of paths .*, got id, label; .* named: #path=NAME"):
+        table(folder / name)
+    Image.new("RGB", (8, 8)).save(folder / "0 of.jpg")  # which of the two is not known
+    source = fastssl.data.open(f"{folder / name}#path=id")
+    with pytest.raises(FileNotFoundError, match="0 of: no such file"):
+        source.read(0)
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_lists_with_a_space_before_the_label(folder: Path, slash: str) -> None:
+    """As ImageNet's and Places365's, whose paths begin at the folder of the images."""
+    (folder / "lists").mkdir()
+    path = folder / "lists" / "val.txt"
+    path.write_text("".join(f"{slash}{k} of.PNG {label}\n" for k, label in enumerate((1, 0, 1))))
+    check(fastssl.data.open(f"{path}#images=.."), [1, 0, 1])
+    path.write_text(f"{folder}/0 of.PNG 1\n{folder}/1 of.PNG 0\n{folder}/2 of.PNG 1\n")
+    check(fastssl.data.open(f"{path}#images=."), [1, 0, 1])
+    path.write_text("0 of.PNG 1\n1 of.PNG\n")
+    with pytest.raises(ValueError, match="row 2: expected path and label as in the first row, got '1 of.PNG'"):
+        fastssl.data.open(f"{path}#images=..")
 
 
 def test_lists_of_classes_are_told_how_they_are_read(folder: Path) -> None:
@@ -149,7 +199,7 @@ def test_paths_of_arrays_need_no_heading(folder: Path) -> None:
     check(fastssl.data.open(folder / "list.csv"), [1, 0, 1])
 
 
-@pytest.mark.parametrize("row", ["0.png,a,b", "0,0.png", "0.png 1", "a,b/0.jpeg,c"])
+@pytest.mark.parametrize("row", ["0.png,a,b", "0,0.png", "0.png 1 2", "a,b/0.jpeg,c"])
 def test_columns_that_need_names(tmp_path: Path, row: str) -> None:
     (tmp_path / "list.csv").write_text(f"{row}\n{row}\n")
     with pytest.raises(ValueError, match=r"list.csv: expected a first row with the names .* such as path,label, got '"):
