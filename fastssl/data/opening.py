@@ -90,6 +90,7 @@ TEXTS: dict[str, Callable[..., Corpus]] = {
 }
 WITH_OPTIONS = ("text", "pairs")
 NPZ = ".npz"
+METADATA = ("metadata.csv", "metadata.jsonl")  # tables of Hugging Face's folders of images
 _TEXTS = {*tables.SUFFIXES, *text_files.SUFFIXES}
 _FILES = {PARQUET, ".tar", ".pack", ".tok", ".npy", WAV, *SUFFIXES, *_TEXTS}
 # Data by themselves.
@@ -537,7 +538,11 @@ def _items(place: str, options: dict[str, Any], progress: Callable[[int], None] 
             _alone(place, there, WAV)
             return found
     try:
-        return folder(place, progress=progress, **options)
+        images = folder(place, progress=progress, **options)
+        listed = next((name for name in METADATA if name in there), None)
+        if listed is not None:
+            log.warning("%s: the table %s is not read; open it in place of the folder", place, listed)
+        return images
     except NoImagesError:
         if not text_files.holds_texts(place):
             raise
@@ -575,7 +580,10 @@ def _file(place: str, part: str, options: dict[str, Any]) -> Source:
         return PackedImages(place)
     check_unpacked(place, start)
     _check_no_text(place, start)
-    return FileSource([os.path.basename(place)], name=name_of(place), root=parent(place), **options)
+    one = FileSource([os.path.basename(place)], name=name_of(place), root=parent(place), **options)
+    if kind not in SUFFIXES:  # it may be no image
+        one.read(0)
+    return one
 
 
 def _check_no_text(place: str, start: bytes) -> None:

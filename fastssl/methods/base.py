@@ -28,7 +28,7 @@ def lacking(method: str, need: str, item: Item, where: str, error: type[ValueErr
     if there:
         text += f", but {' and '.join(there)}"
     if need == "images" and item.text is not None:
-        text += "; the columns of a list of images in a .txt file are named: list.txt#path=image:text=caption"
+        text += "; a list of images is opened with their folder, list.txt#images=FOLDER, and its columns, :path=NAME"
     if need == "label" and item.text is not None:
         text += "; its strings are texts, classes are given by labels= of fastssl.data.open"
     return error(text)

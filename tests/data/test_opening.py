@@ -64,6 +64,33 @@ def test_folders_with_data_of_two_kinds_are_not_guessed_at(tmp_path: Path) -> No
         fastssl.data.open(tmp_path)
 
 
+def test_a_table_beside_images_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As folders of images of Hugging Face have one."""
+    for part in ("train", "test"):
+        picture(tmp_path / part / "0.png")
+        (tmp_path / part / "metadata.csv").write_text("file_name,text\n0.png,A cat.\n")
+    fastssl.data.open(tmp_path)
+    assert f"{tmp_path}/train: the table metadata.csv is not read; open it in place of the folder" in caplog.text
+    assert fastssl.data.open(tmp_path / "train" / "metadata.csv").read(0).text == "A cat."
+
+
+def test_a_file_that_is_no_image_is_an_error_at_once(tmp_path: Path) -> None:
+    for name in ("data_batch_1", "train_X.bin", "images-idx3-ubyte"):
+        (tmp_path / name).write_bytes(b"\0\1\2\3" * 100)
+        with pytest.raises(ImageError, match=f"{name}: cannot be read as an image .no format that Pillow reads"):
+            fastssl.data.open(tmp_path / name)
+    picture(tmp_path / "0.png").rename(tmp_path / "0")
+    assert len(fastssl.data.open(tmp_path / "0")) == 1
+
+
+def test_methods_of_images_say_how_a_list_of_them_is_opened(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "0.png")
+    (tmp_path / "val.txt").write_text("0.png 3\n0.png 4\n")
+    method, source = SimCLR(build_encoder(ENCODER)), fastssl.data.open(tmp_path / "val.txt")
+    with pytest.raises(ValueError, match=r"needs an image .*, but a text; a list of images .*, list.txt#images=FOLDER"):
+        pretrain(method, source, Pretraining(epochs=1, batch_size=2), out=tmp_path / "run")
+
+
 def test_parts_may_be_shards_and_have_capitals(tmp_path: Path) -> None:
     shards(tmp_path / "Train", 3)
     shards(tmp_path / "VAL", 2)
