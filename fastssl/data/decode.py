@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,12 @@ MAX_PIXELS = 100_000_000
 WHOLE = 64 << 20  # bytes of a file up to which it is read before it is decoded
 ORIENTATION = 0x0112  # of EXIF
 _SHOWN = 24  # bytes of a file that is no image
+# What to install for formats that Pillow leaves to plugins, by the suffix of their files.
+PLUGINS = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif"),
+    **dict.fromkeys((".avif", ".avifs"), "pillow-avif-plugin"),
+    ".jxl": "pillow-jxl-plugin",
+}
 
 
 # What Pillow and the libraries under it raise for damaged files.
@@ -57,6 +65,8 @@ def open_image(source: str | Path | bytes, *, name: str | None = None, max_pixel
     except Image.UnidentifiedImageError as error:  # its own text would name a buffer in memory
         start = _start_of(source)  # of pages and pointers that were saved in place of images it says what they are
         what = f"no format that Pillow reads, begins with {start!r}" if start else "the file is empty"
+        plugin = PLUGINS.get(os.path.splitext(name)[1].lower())
+        what += f"; its plugin: pip install {plugin}" if plugin and start else ""
         raise ImageError(f"{name}: cannot be read as an image ({what})") from error
     except (Image.DecompressionBombError, *_DAMAGED) as error:
         raise ImageError(f"{name}: cannot be read as an image ({_reason(error)})") from error
@@ -74,7 +84,32 @@ def _start_of(source: str | Path | bytes) -> bytes:
         return file.read(_SHOWN)
 
 
+@cache
+def load_plugins() -> bool:
+    """Loads the plugins of Pillow that are installed; whether there are any."""
+    loaded = False
+    for plugin in ("pillow_heif", "pillow_avif", "pillow_jxl"):
+        try:
+            module = __import__(plugin)
+        except ImportError:
+            continue
+        getattr(module, "register_heif_opener", lambda: None)()
+        loaded = True
+    return loaded
+
+
 def _opened(source: str | Path | bytes) -> Image.Image:
+    from PIL import Image
+
+    try:
+        return _tried(source)
+    except Image.UnidentifiedImageError:
+        if not load_plugins():
+            raise
+        return _tried(source)
+
+
+def _tried(source: str | Path | bytes) -> Image.Image:
     from PIL import Image
 
     if not isinstance(source, bytes):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastssl.data.decode import PLUGINS, load_plugins
 from fastssl.data.disk_cache import cache_folder
 from fastssl.data.source import digest
 from fastssl.data.storage import below, is_url
@@ -39,14 +40,15 @@ def readable() -> frozenset[str]:
     """The suffixes that Pillow and its installed plugins read."""
     from PIL import Image
 
-    for plugin in ("pillow_heif", "pillow_avif", "pillow_jxl"):
-        try:
-            module = __import__(plugin)
-        except ImportError:
-            continue
-        getattr(module, "register_heif_opener", lambda: None)()
+    load_plugins()
     known = Image.registered_extensions()
     return frozenset(ending for ending in SUFFIXES if known.get(ending) in Image.OPEN)
+
+
+def unread(ending: str) -> str:
+    """The reason for which an image with a suffix that is not :func:`readable` is left out."""
+    plugin = PLUGINS.get(ending)
+    return f"{ending}: needs a plugin of Pillow" + (f" ({plugin})" if plugin else "")
 
 
 class Names(Sequence[str]):
@@ -116,7 +118,7 @@ def _left_out(ending: str) -> str | None:
         return f"{ending}: {REMEDY}"
     if ending not in SUFFIXES:
         return "no image"
-    return None if ending in readable() else f"{ending}: needs a plugin of Pillow"
+    return None if ending in readable() else unread(ending)
 
 
 def _look_into(root: str, relative: str) -> _Folder:

@@ -23,7 +23,7 @@ from fastssl.augment.images import CHANNELS
 from fastssl.data.decode import MAX_PIXELS, read_image
 from fastssl.data.disk_cache import cache_folder
 from fastssl.data.labels import class_labels
-from fastssl.data.listing import SUFFIXES, Names, readable
+from fastssl.data.listing import SUFFIXES, Names, readable, unread
 from fastssl.data.source import Item, Reduction, Source, check_index, digest, empty_texts
 from fastssl.data.storage import File, Files, Stream, content, is_url, name_of, open_file
 
@@ -280,7 +280,7 @@ def _note(
         if "image" in item:
             raise ShardError(f"{path}: two images are called {stem!r}; an item has one")
         if ending not in readable():
-            return f"{ending}: needs a plugin of Pillow"
+            return unread(ending)
         item["image"] = [member.offset_data, member.size]
         return None
     if ending not in (".cls", ".txt", ".json"):

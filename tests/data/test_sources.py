@@ -7,6 +7,8 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
 import tarfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -259,10 +261,41 @@ def test_nothing_is_lost_without_a_word(tmp_path: Path) -> None:
     assert isinstance(source, FileSource) and list(source.classes) == ["a", "b", "c"]
     found = [source.name_of(k) for k in range(len(source))]
     assert found == ["a/1.png", "a/2.JPG", "a/3.pgm", "a/6.jfif", "b/4.webp", "b/deep/er/5.bmp", "c/7.png"]
-    heic = {".heic: needs a plugin of Pillow": 1} if ".heic" not in listing.readable() else {}
+    heic = {".heic: needs a plugin of Pillow (pillow-heif)": 1} if ".heic" not in listing.readable() else {}
     skipped = {"hidden": 2, "no image": 1, "a link to nothing": 1, "a link to a folder above it": 1, **heic}
     assert source.skipped == skipped or not heic
     assert source.items(range(7))[2].images[0].shape[2] == 1  # type: ignore[index]
+
+
+def test_plugins_of_pillow_are_loaded_wherever_their_files_are(tmp_path: Path) -> None:
+    """Not only where a folder is listed: in a process of its own, in which no plugin is loaded."""
+    (tmp_path / "pillow_heif.py").write_text(
+        "from PIL import Image, PpmImagePlugin\n"
+        "class Made(PpmImagePlugin.PpmImageFile):\n    format = 'MADE'\n"
+        "    def _open(self):\n        self._size, self._mode, self.tile = (4, 3), 'RGB', []\n"
+        "    def load(self):\n        self.im = Image.new('RGB', (4, 3), (9, 8, 7)).im\n"
+        "def register_heif_opener():\n"
+        "    Image.register_open('MADE', Made, lambda start: start.startswith(b'made'))\n"
+        "    Image.register_extension('MADE', '.heic')\n"
+    )
+    (tmp_path / "0.heic").write_bytes(b"made of nothing")
+    (tmp_path / "list.csv").write_text("path,label\n0.heic,1\n")
+    code = (
+        "import sys, fastssl.data\n"
+        "print(fastssl.data.open(sys.argv[1]).read(0).images[0][..., :3].tolist() == [[[9, 8, 7]] * 4] * 3)\n"
+    )
+    search = os.pathsep.join([str(tmp_path), *sys.path])
+    for place in ("0.heic", "list.csv", "."):
+        command = [sys.executable, "-c", code, str(tmp_path / place)]
+        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": search}, capture_output=True, text=True)
+        assert done.stdout == "True\n", done.stderr
+
+
+@pytest.mark.parametrize(("name", "plugin"), [("a.heic", "pillow-heif"), ("a.JXL", "pillow-jxl-plugin")])
+def test_plugins_of_pillow_are_named(name: str, plugin: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"no image")
+    with pytest.raises(ImageError, match=f"{name}: cannot be read as an image .*; its plugin: pip install {plugin}"):
+        fastssl.data.open(tmp_path / name).read(0)
 
 
 def test_long_listings_are_remembered_until_something_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
