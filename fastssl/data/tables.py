@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from itertools import zip_longest
 from pathlib import Path
@@ -358,8 +359,10 @@ def _rows(path: str, encoding: str = "utf-8", errors: str = "strict") -> list[di
         return karpathy_rows(path, rows)
     if is_coco(rows):
         return coco_rows(path, rows)
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path}: expected a list of objects, got {type(rows).__name__}")
+    others = [row for row in rows if not isinstance(row, dict)] if isinstance(rows, list) else [rows]
+    if others:
+        got = f"a list with {reprlib.repr(others[0])}" if isinstance(rows, list) else type(rows).__name__
+        raise ValueError(f'{path}: expected a list of objects such as {{"path": "0.png", "label": 1}}, got {got}')
     if not rows:
         raise ValueError(f"{path}: expected rows, found none")
     read = str if errors == "strict" else _replaced  # of bytes this is done, of escapes in JSON not

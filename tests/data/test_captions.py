@@ -268,10 +268,14 @@ def test_bad_captions_of_coco_are_named(tmp_path: Path, caplog: pytest.LogCaptur
             {"annotations": [{"image_id": 700, "caption": [3]}]},
             "row 1: expected a string, or a list of strings, in column caption, got \\[3\\]",
         ),
-        ({"images": {}}, "expected a list of objects, got dict"),
+        ({"images": {}}, 'expected a list of objects such as {"path": "0.png", "label": 1}, got dict'),
     ):
         with pytest.raises(ValueError, match=rf"captions.json: .*{match}"):
             fastssl.data.open(coco(path, **more))
+    for rows, got in (([["0.png", 1]], r"\['0.png', 1\]"), ([{"path": "0.png"}, None], "None")):
+        path.write_text(json.dumps(rows))
+        with pytest.raises(ValueError, match=f"expected a list of objects such as .*, got a list with {got}"):
+            fastssl.data.open(path)
     coco(path, annotations=[{"image_id": 700, "caption": "a cat"}])
     assert len(fastssl.data.open(path)) == 1 and "2 of 3 images have no caption and are left out" in caplog.text
 
