@@ -57,9 +57,8 @@ def prepare(
     if init is not None and names_network(init):
         start, own = load_language(init, settings.get("length"))
         tokenizer = _tokenizer_of(own, source, init, tokenizer)
-    new = resumed is None and isinstance(source, Corpus)
-    if settings.get("name") == "transformer" and tokenizer is None and new:
-        tokenizer = "bytes"
+    if resumed is None and isinstance(source, Corpus):
+        tokenizer = _chosen(tokenizer, settings.get("name"))
     if resumed is None:
         check_text_method(name, settings, source, tokenizer, method_options, start)
     say_which(source)
@@ -94,9 +93,15 @@ def check_vocabulary(
         return
     if isinstance(source, TokenFile):
         raise ValueError(f"vocabulary: {source.path} was written with its own tokenizer; tokenize the corpus again")
-    chosen = "bytes" if network == "transformer" and tokenizer is None else tokenizer
+    chosen = _chosen(tokenizer, network)
     if trained_kind(get(name), chosen) is None:
         raise ValueError(f"vocabulary: expected none, the tokenizer {chosen!r} is not trained, got {vocabulary}")
+
+
+def _chosen(given: str | Tokenizer | None, network: str | None) -> str | Tokenizer | None:
+    """The tokenizer for a corpus: bytes, if none is given for "transformer", which then needs no extra; None: that of
+    the method."""
+    return "bytes" if given is None and network == "transformer" else given
 
 
 def names_network(init: str) -> bool:

@@ -856,7 +856,7 @@ def export(
         method = load(checkpoint)[0]
         path = export_language(method.network, method.tokenizer, out or checkpoint / FILES["huggingface"])
         echo(f"written, and loaded back with the same scores: {path}")
-        echo(loading_language(method.network, method.tokenizer, path))
+        echo(loading_language(path))
         return
     encoder, state = load_encoder(checkpoint)
     to = to or "torch"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import json
 import os
 import shutil
 from pathlib import Path
@@ -16,7 +16,6 @@ from fastssl.models.folder import put
 from fastssl.models.language import OWN, LanguageModel
 from fastssl.models.libraries import quiet_loading
 
-log = logging.getLogger("fastssl")
 TEXT = "The state of the union, 1790."  # which what is loaded back is compared on
 
 
@@ -40,26 +39,31 @@ def _as_trained(tokenizer: TrainedTokenizer, model: LanguageModel) -> Any:
     return made
 
 
-def _reads(kind: Any, model: LanguageModel, tokenizer: Tokenizer, path: Path) -> bool:
-    """Whether a class of transformers loads the tokenizer of a folder as one that gives the same ids."""
-    loaded, ids = kind.from_pretrained(path), tokenizer.encode([TEXT])[0].tolist()
-    first, last = _around(tokenizer, model)
-    return [loaded(TEXT, add_special_tokens=add)["input_ids"] for add in (False, True)] == [ids, [*first, *ids, *last]]
+def _save_tokenizer(made: Any, path: Path) -> None:
+    """Writes a tokenizer of transformers so that ``AutoTokenizer`` loads it as it stands.
+
+    For some architectures (Qwen2) it takes a class that keeps the vocabulary alone, whatever the folder says, but of
+    folders that name a class by custom code.
+    """
+    from transformers import AutoTokenizer
+
+    from fastssl.models import tokenization_fastssl as code
+
+    made.save_pretrained(path)
+    if type(AutoTokenizer.from_pretrained(path)) is not type(made):
+        about = path / "tokenizer_config.json"
+        auto = {"AutoTokenizer": [None, "tokenization_fastssl.FastSSLTokenizer"]}
+        about.write_text(json.dumps({**json.loads(about.read_text()), "auto_map": auto}, indent=2))
+        shutil.copy(code.__file__, path)
 
 
-def loading(model: LanguageModel, tokenizer: Tokenizer, path: Path) -> str:
+def loading(path: Path) -> str:
     """The code that loads what :func:`export_language` has written."""
-    import transformers
-
-    auto = _reads(transformers.AutoTokenizer, model, tokenizer, path)
-    kind = "AutoTokenizer" if auto else "PreTrainedTokenizerFast"
-    return f"AutoModel.from_pretrained({str(path)!r}), {kind}.from_pretrained({str(path)!r})"
+    return f"AutoModel.from_pretrained({str(path)!r}), AutoTokenizer.from_pretrained({str(path)!r})"
 
 
 def export_language(model: LanguageModel, tokenizer: Tokenizer, path: str | Path) -> Path:
     """Writes a network and its tokenizer, loads both back, and compares hidden states and ids.
-
-    Where ``AutoTokenizer`` has rules of its own for an architecture (Qwen2), a warning says how to load the tokenizer.
 
     The names of special tokens in a text, "[MASK]", are tokens of the exported tokenizer, as its users expect, and text
     for ours, and with ``AutoTokenizer.from_pretrained(path, split_special_tokens=True)``.
@@ -94,18 +98,15 @@ def export_language(model: LanguageModel, tokenizer: Tokenizer, path: str | Path
     try:
         with quiet_loading():
             network.eval().save_pretrained(temporary)
-            made.save_pretrained(temporary)
+            _save_tokenizer(made, temporary)
             loaded: Any = type(network).from_pretrained(temporary).eval()
             transformers.AutoModel.from_pretrained(temporary)
-            if not _reads(transformers.AutoTokenizer, model, tokenizer, temporary):
-                if not _reads(kind, model, tokenizer, temporary):
-                    raise RuntimeError("export: the tokenizer that was loaded back gives other ids")
-                log.warning(
-                    "export: AutoTokenizer reads texts of %s models by rules of its own; load the tokenizer of %s with "
-                    "transformers.PreTrainedTokenizerFast.from_pretrained",
-                    *(model.kind, path),
-                )
-            tokens = torch.from_numpy(tokenizer.encode([TEXT])[0][: model.length])[None]
+            auto: Any = transformers.AutoTokenizer.from_pretrained(temporary)
+            ids, (first, last) = tokenizer.encode([TEXT])[0].tolist(), _around(tokenizer, model)
+            given = [auto(TEXT, add_special_tokens=add)["input_ids"] for add in (False, True)]
+            if given != [ids, [*first, *ids, *last]]:
+                raise RuntimeError("export: the tokenizer that was loaded back gives other ids")
+            tokens = torch.tensor([ids[: model.length]])
             inputs: dict[str, Any] = {"input_ids": tokens}
             if model.kind in ("t5", "bart"):
                 inputs["decoder_input_ids"] = tokens

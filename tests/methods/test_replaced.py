@@ -15,7 +15,7 @@ from fastssl.data import train_tokenizer
 from fastssl.data.corruption import IGNORED, Draws, permuted_spans
 from fastssl.evaluate import evaluate_language
 from fastssl.methods import ELECTRA, get
-from fastssl.models.language_export import export_language, loading
+from fastssl.models.language_export import export_language
 from fastssl.train.gradients import split_batch
 from tests.support.language import method_of, tokens
 from tests.support.training import gradients, relative
@@ -135,18 +135,6 @@ def test_transformers_loads_what_is_exported(name: str, tmp_path: Path) -> None:
     assert made.mask not in ours and made.mask in tokenizer(named)["input_ids"]
     as_text = AutoTokenizer.from_pretrained(tmp_path / name, split_special_tokens=True)
     assert as_text(named, add_special_tokens=False)["input_ids"] == ours
-
-
-def test_the_code_that_loads_an_exported_tokenizer_is_one_that_does(tmp_path: Path) -> None:
-    """AutoTokenizer reads texts of Qwen2 by rules of its own."""
-    transformers = pytest.importorskip("transformers")
-    made = train_tokenizer(["the state of the union, 1790"], "bpe", 270)
-    for name in ("gpt2", "qwen2"):
-        network = method_of("gpt", name, made).network
-        code = loading(network, made, export_language(network, made, tmp_path / name))
-        names = ("AutoModel", "AutoTokenizer", "PreTrainedTokenizerFast")
-        loaded = eval(code, {kind: getattr(transformers, kind) for kind in names})
-        assert loaded[1]("the state", add_special_tokens=False)["input_ids"] == made.encode(["the state"])[0].tolist()
 
 
 def test_a_sixth_of_the_tokens_is_predicted_in_spans_and_in_random_order() -> None:
