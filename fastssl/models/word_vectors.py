@@ -20,6 +20,7 @@ from fastssl._words import amount
 from fastssl.models.given import Values, as_tensor
 
 _SEARCHED = 50_000  # most frequent words among which a misspelt one is looked for
+_ERRORS = ("strict", "ignore", "replace")
 _SMALL = 1e-3  # of 3CosMul's denominator
 
 
@@ -95,7 +96,12 @@ class WordVectors:
         return iter(self.words)
 
     def __getitem__(self, word: str | Sequence[str]) -> Tensor:
-        """The vector [D] of a word, or the vectors [N, D] of several."""
+        """The vector [D] of a word, or the vectors [N, D] of several.
+
+        Raises:
+            TypeError: no strings; ``vectors`` and ``words`` are those by number.
+            UnknownWordError: a word without a vector.
+        """
         return self.vectors[self._number(word)] if isinstance(word, str) else self.vectors[self._numbers(word)]
 
     def __repr__(self) -> str:
@@ -109,15 +115,19 @@ class WordVectors:
         return self._unit
 
     def _number(self, word: str) -> int:
+        if not isinstance(word, str):
+            raise TypeError(f"word: expected a string, got {type(word).__name__} {word!r}")
         number = self.index.get(word)
         if number is None:
-            lower = str(word).lower()
+            lower = word.lower()
             near = [lower] if lower in self.index else difflib.get_close_matches(lower, self.words[:_SEARCHED], 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UnknownWordError(f"word: {word!r} is not among the {len(self):,} words{hint}")
         return number
 
     def _numbers(self, words: str | Iterable[str]) -> list[int]:
+        if not isinstance(words, Iterable):
+            raise TypeError(f"words: expected a string or several, got {type(words).__name__} {words!r}")
         return [self._number(word) for word in ([words] if isinstance(words, str) else words)]
 
     def similarity(self, a: str, b: str) -> float:
@@ -125,7 +135,7 @@ class WordVectors:
         x, y = self.unit[self._numbers([a, b])]
         return float(x @ y)
 
-    def nearest(self, queries: Tensor, k: int = 10) -> list[list[tuple[str, float]]]:
+    def nearest(self, queries: Values, k: int = 10) -> list[list[tuple[str, float]]]:
         """The k words nearest to each of several vectors, with cosines, nearest first.
 
         Args:
@@ -136,7 +146,7 @@ class WordVectors:
             ValueError: queries of another shape, or k below 1.
         """
         k = integer("k", k, 1)
-        dim = self.vectors.shape[1]
+        dim, queries = self.vectors.shape[1], as_tensor("queries", queries)
         if queries.dim() != 2 or queries.shape[1] != dim:
             raise ValueError(f"queries: expected vectors [N, {dim}], got shape {tuple(queries.shape)}")
         unit = torch.nn.functional.normalize(queries.float(), dim=1, eps=1e-30)
@@ -144,7 +154,7 @@ class WordVectors:
         return [[(self.words[n], v) for n, v in zip(*row)] for row in zip(numbers.tolist(), cosines.tolist())]
 
     def most_similar(
-        self, positive: str | Sequence[str], k: int = 10, *, negative: str | Sequence[str] = ()
+        self, positive: str | Sequence[str] = (), k: int = 10, *, negative: str | Sequence[str] = ()
     ) -> list[tuple[str, float]]:
         """The words nearest to the mean of the unit vectors of ``positive`` and of minus those of ``negative``.
 
@@ -215,8 +225,9 @@ class WordVectors:
             UnknownWordError: a word without a vector.
             ValueError: no words.
         """
+        words = list(words)
         rows = self.unit[self._numbers(words)]
-        if not len(rows):
+        if not words:
             raise ValueError("words: expected at least one")
         return words[int((rows @ rows.mean(0)).argmin())]
 
@@ -245,7 +256,9 @@ class WordVectors:
                     file.write(f"{word} {' '.join([f'{x:.9g}' for x in row.tolist()])}\n".encode())
 
     @classmethod
-    def load(cls, path: str | Path, *, binary: bool | None = None) -> WordVectors:
+    def load(
+        cls, path: str | Path, *, binary: bool | None = None, limit: int | None = None, errors: str = "strict"
+    ) -> WordVectors:
         """Reads a file of word2vec, as written by :meth:`save`, gensim or word2vec.c, or of GloVe (text without the
         first line, in whose words there may be spaces); also one compressed by gzip. Of a word that is there several
         times the first vector is taken.
@@ -253,14 +266,21 @@ class WordVectors:
         Args:
             path: the file.
             binary: whether it holds float32 bytes; None: the file tells.
+            limit: take so many words at most, the first; None: all.
+            errors: what becomes of bytes in words that are no UTF-8, as of :meth:`bytes.decode`: "strict" (an error),
+                "ignore" or "replace". word2vec.c cuts long words within a character.
 
         Warns:
             UserWarning: words that are there several times.
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: no such format, a file that ends too early, or numbers that are not finite.
+            ValueError: no such format, a file that ends too early, numbers that are not finite, a limit below 1, or
+                ``errors`` that is none of the three.
         """
+        if errors not in _ERRORS:
+            raise ValueError(f"errors: expected one of {', '.join(_ERRORS)}, got {errors!r}")
+        most = None if limit is None else integer("limit", limit, 1)
         path = Path(path)
         data = path.read_bytes()
         named = path
@@ -277,11 +297,12 @@ class WordVectors:
             if binary is None:
                 binary = count > 0 and _holds_bytes(data, len(header), dim, named.suffix == ".bin")
             read = _read_binary if binary else _read_text
-            words, rows = read(data, len(header), count, dim, path)
+            names, rows = read(data, len(header), count, dim, path, count if most is None else min(most, count))
         elif not binary and len(sizes) > 2 and _is_number(sizes[-1]) and b" " in header.rstrip():  # GloVe
-            words, rows = _read_glove(data.rstrip(), path)
+            names, rows = _read_glove(data.rstrip(), path, most)
         else:
             raise ValueError(f"{path}: expected a first line 'words dimensions', got {header[:40]!r}")
+        words = [_decoded(name, path, errors) for name in names]
         first = {word: k for k, word in reversed(list(enumerate(words)))}
         if len(first) < len(words):
             kept = sorted(first.values())
@@ -313,34 +334,34 @@ def _is_number(text: bytes) -> bool:
     return True
 
 
-def _read_binary(data: bytes, at: int, count: int, dim: int, path: Path) -> tuple[list[str], np.ndarray]:
-    words, rows = [], np.empty((count, dim), np.float32)
-    for k in range(count):
+def _read_binary(data: bytes, at: int, count: int, dim: int, path: Path, kept: int) -> tuple[list[bytes], np.ndarray]:
+    words, rows = [], np.empty((kept, dim), np.float32)
+    for k in range(kept):
         end = data.find(b" ", at)
         if end < 0 or end + 1 + 4 * dim > len(data):
             raise ValueError(f"{path}: expected {amount(count, 'word')}, the file ends after {k}")
-        words.append(_decoded(data[at:end].lstrip(b"\n"), path))
+        words.append(data[at:end].lstrip(b"\n"))
         rows[k] = np.frombuffer(data, "<f4", dim, end + 1)
         at = end + 1 + 4 * dim
-    if data[at:].strip():
+    if kept == count and data[at:].strip():
         raise ValueError(f"{path}: expected {amount(count, 'word')}, {len(data) - at} bytes follow them")
     return words, rows
 
 
-def _read_text(data: bytes, at: int, count: int, dim: int, path: Path) -> tuple[list[str], np.ndarray]:
+def _read_text(data: bytes, at: int, count: int, dim: int, path: Path, kept: int) -> tuple[list[bytes], np.ndarray]:
     rest = data[at:].rstrip()
-    lines = rest.split(b"\n") if rest else []
-    if len(lines) != count:
-        got = amount(len(lines), "line")
+    lines = rest.split(b"\n", kept) if rest else []  # what is left is the last of them
+    if len(lines) < kept or (kept == count and len(lines) > kept):
+        got = amount(rest.count(b"\n") + bool(rest), "line")
         raise ValueError(f"{path}: expected {amount(count, 'word')}, as its first line says, got {got} after it")
-    split = (line.split(b" ") for line in lines)
+    split = (line.split(b" ") for line in lines[:kept])
     # word2vec.c ends lines with a space.
-    return _rows((p[:-1] if not p[-1].strip() else p for p in split), count, dim, path, 2)
+    return _rows((p[:-1] if not p[-1].strip() else p for p in split), kept, dim, path, 2)
 
 
-def _read_glove(data: bytes, path: Path) -> tuple[list[str], np.ndarray]:
+def _read_glove(data: bytes, path: Path, most: int | None) -> tuple[list[bytes], np.ndarray]:
     """Lines of a word, in which there may be spaces (". . ." in glove.840B.300d), and as many numbers as the first."""
-    lines = data.split(b"\n")
+    lines = data.split(b"\n")[:most]
     dim = len(lines[0].rstrip().split(b" ")) - 1
 
     def parts(line: bytes) -> list[bytes]:
@@ -351,7 +372,7 @@ def _read_glove(data: bytes, path: Path) -> tuple[list[str], np.ndarray]:
     return _rows(map(parts, lines), len(lines), dim, path, 1)
 
 
-def _rows(split: Iterable[list[bytes]], count: int, dim: int, path: Path, first: int) -> tuple[list[str], np.ndarray]:
+def _rows(split: Iterable[list[bytes]], count: int, dim: int, path: Path, first: int) -> tuple[list[bytes], np.ndarray]:
     """Words and vectors of lines that are split; ``first``: the number of the first line in its file."""
     words, rows = [], np.empty((count, dim), np.float32)
     for k, parts in enumerate(split):
@@ -359,7 +380,7 @@ def _rows(split: Iterable[list[bytes]], count: int, dim: int, path: Path, first:
             raise ValueError(
                 f"{path}: expected {amount(count, 'line')} of a word and {dim} numbers, line {k + first} differs"
             )
-        words.append(_decoded(parts[0], path))
+        words.append(parts[0])
         try:
             rows[k] = [float(x) for x in parts[1:]]
         except ValueError as error:
@@ -367,8 +388,10 @@ def _rows(split: Iterable[list[bytes]], count: int, dim: int, path: Path, first:
     return words, rows
 
 
-def _decoded(word: bytes, path: Path) -> str:
+def _decoded(word: bytes, path: Path, errors: str) -> str:
     try:
-        return word.decode()
+        return word.decode(errors=errors)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: {word!r} is no UTF-8; is the file binary (binary=True)?") from error
+        raise ValueError(
+            f"{path}: {word!r} is no UTF-8 (errors='replace' and 'ignore' read it); is the file binary (binary=True)?"
+        ) from error

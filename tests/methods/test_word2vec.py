@@ -18,6 +18,7 @@ import fastssl.functional as F
 from fastssl.data import Corpus
 from fastssl.data import words as words_module
 from fastssl.data.words import number_words, words_of
+from fastssl.evaluate import word_analogies, word_similarity
 from fastssl.methods import Word2Vec, load_word_vectors
 from fastssl.models import WordVectors
 from fastssl.ops import extension
@@ -513,6 +514,88 @@ def test_gensim_reads_what_is_written_and_the_reverse(binary: bool, tmp_path: Pa
     back = WordVectors.load(tmp_path / "theirs", binary=binary)
     assert back.words == vectors.words
     torch.testing.assert_close(back.vectors, vectors.vectors)
+
+
+@pytest.mark.parametrize("kind", ["text", "binary", "glove"])
+def test_the_first_words_of_a_file(kind: str, tmp_path: Path) -> None:
+    path, vectors = tmp_path / "v", WordVectors(["a", "b", "c"], torch.randn(3, 7))
+    vectors.save(path, binary=kind == "binary")
+    if kind == "glove":
+        path.write_bytes(path.read_bytes().partition(b"\n")[2])
+    for limit in (1, 2, 3, 4, None):
+        read = WordVectors.load(path, limit=limit)
+        assert read.words == vectors.words[:limit]
+        assert torch.equal(read.vectors, vectors.vectors[:limit])
+    path.write_bytes(path.read_bytes()[:-9])  # of the last word
+    assert WordVectors.load(path, limit=2).words == ["a", "b"]
+    with pytest.raises(ValueError, match="limit: expected an integer >= 1, got 0"):
+        WordVectors.load(path, limit=0)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_words_that_are_no_utf8(binary: bool, tmp_path: Path) -> None:
+    """word2vec.c cuts long words within a character."""
+    path = tmp_path / "v"
+    WordVectors(["a", "büro"], torch.randn(2, 7)).save(path, binary=binary)
+    path.write_bytes(path.read_bytes().replace("ü".encode(), "ü".encode()[:1]))
+    with pytest.raises(ValueError, match=r"xc3ro' is no UTF-8 \(errors='replace' and 'ignore' read it\)"):
+        WordVectors.load(path, binary=binary)
+    for errors, word in (("replace", "b\ufffdro"), ("ignore", "bro")):
+        assert WordVectors.load(path, binary=binary, errors=errors).words == ["a", word]
+    with pytest.raises(ValueError, match="errors: expected one of strict, ignore, replace, got 'none'"):
+        WordVectors.load(path, binary=binary, errors="none")
+
+
+def test_the_numbers_are_gensims(tmp_path: Path) -> None:
+    """As docs/migrate.md has them."""
+    models = pytest.importorskip("gensim.models")
+    rng = np.random.default_rng(0)
+    words = [f"w{k}" for k in range(60)]
+    rows = rng.normal(size=(60, 8)).astype(np.float32) * rng.uniform(0.1, 3, size=(60, 1)).astype(np.float32)
+    theirs, ours = models.KeyedVectors(8), WordVectors(words, rows)
+    theirs.add_vectors(words, rows)
+    pairs = (
+        (theirs.most_similar(["w1", "w2"], ["w3"], 9), ours.most_similar(["w1", "w2"], 9, negative=["w3"])),
+        (theirs.most_similar(negative=["w3"], topn=9), ours.most_similar(negative=["w3"], k=9)),
+        (theirs.similar_by_vector(rows[4]), ours.nearest(rows[4][None])[0]),
+    )
+    for expected, found in pairs:
+        assert [word for word, _ in found] == [word for word, _ in expected]
+        assert [value for _, value in found] == pytest.approx([value for _, value in expected], abs=1e-5)
+    both = torch.cosine_similarity(ours[["w1", "w2"]].mean(0), ours[["w3"]].mean(0), 0)
+    assert float(both) == pytest.approx(theirs.n_similarity(["w1", "w2"], ["w3"]), abs=1e-5)
+    np.testing.assert_allclose(ours.unit[ours.index["w5"]], theirs.get_vector("w5", norm=True), rtol=1e-5)
+    assert ours.index == theirs.key_to_index and ours.words == theirs.index_to_key
+    questions, judged = tmp_path / "questions.txt", tmp_path / "judged.tsv"
+    asked = [rng.choice(words[:6], 4, replace=False) for _ in range(90)]
+    questions.write_text(": a\n" + "".join(" ".join(four) + "\n" for four in asked))
+    judged.write_text("".join(f"{a}\t{b}\t{k % 7}\n" for k, (a, b, *_) in enumerate(asked)))
+    few = ours[words[:6]]
+    theirs, ours = models.KeyedVectors(8), WordVectors(words[:6], few)
+    theirs.add_vectors(words[:6], few.numpy())
+    right = word_analogies(ours, questions)["all"]
+    assert right == pytest.approx(100 * theirs.evaluate_word_analogies(questions)[0]) and 5 < right < 95
+    rho = theirs.evaluate_word_pairs(judged)[1].statistic
+    assert word_similarity(ours, judged)["rho"] == pytest.approx(100 * rho)
+
+
+def test_what_is_no_word_is_named() -> None:
+    v = VECTORS
+    calls: tuple[tuple[Any, str], ...] = (
+        (lambda: v[0], "words: expected a string or several, got int 0"),
+        (lambda: v[:2], "words: expected a string or several, got slice"),
+        (lambda: v[None], "words: expected a string or several, got NoneType"),
+        (lambda: v[[0]], "word: expected a string, got int 0"),
+        (lambda: v.similarity("king", 3), "word: expected a string, got int 3"),
+        (lambda: v.most_similar([v["king"]]), "word: expected a string, got Tensor"),
+        (lambda: v.nearest(["king"]), "queries: expected numbers, got strings"),
+    )
+    for call, message in calls:
+        with pytest.raises(TypeError, match=message):
+            call()
+    assert v.nearest(v[["queen"]].tolist(), 1) == v.nearest(v[["queen"]].numpy(), 1) == v.nearest(v[["queen"]], 1)
+    assert v.most_similar(negative="king", k=9) == v.most_similar([], 9, negative=["king"])
+    assert v.doesnt_match(word for word in ("king", "queen", "apple")) == "apple"
 
 
 def test_vectors_that_are_not_finite_are_named() -> None:
