@@ -180,7 +180,7 @@ def _section(name: str, kind: Any, example: str) -> list[str]:
 def _example(name: str, kind: Any) -> str:
     options: Any
     if issubclass(kind, TextMethod):
-        size = f"tokenizer.size + {kind.extra}" if kind.extra else "tokenizer.size"
+        size = "tokenizer.size + 100" if kind.sentinels else "tokenizer.size"
         options = {"tokenizer": kind.tokenizer_kind, "network": kind.networks[0], "vocabulary": size}
         return LANGUAGE.format(kind=kind.__name__, name=name, **options)
     if issubclass(kind, AudioMethod):

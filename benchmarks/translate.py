@@ -24,7 +24,6 @@ from pages import replace
 from fastssl.bench.harness import machine
 from fastssl.bench.run import write_atomically
 from fastssl.data import Corpus, tokenize_corpus, train_tokenizer, verses
-from fastssl.data.corruption import SENTINELS
 from fastssl.evaluate import TranslationTuning, finetune_translation, text_scores
 from fastssl.methods import T5
 from fastssl.models import build_language
@@ -43,7 +42,7 @@ def measure(epochs: int, steps: int, pairs: int, test: int) -> dict[str, Any]:
     held, rest = order[:test], order[test:]
     texts = [text for k in np.sort(rest) for text in both.pair(int(k))]
     tokenizer = train_tokenizer(texts, "unigram", VOCABULARY)
-    shape = {**SHAPE, "vocabulary": tokenizer.size + SENTINELS, "pad": tokenizer.pad, "end": tokenizer.sep}
+    shape = {**SHAPE, "vocabulary": T5.vocabulary(tokenizer), "pad": tokenizer.pad, "end": tokenizer.sep}
     options = TranslationTuning(steps=steps)
     rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as out:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastssl._words import amount
 from fastssl.augment import uniform
 from fastssl.data.tokenizer import Tokenizer
 from fastssl.data.views import RESERVED_VIEW
@@ -20,7 +21,6 @@ from fastssl.ops import extension
 
 IGNORED = -100  # the target of a position that does not count
 LONGEST = 1 << 15  # tokens per row; a stream of draws has as many numbers
-SENTINELS = 100  # of T5
 
 
 class Ragged(NamedTuple):
@@ -272,21 +272,27 @@ def _marked(text: Ragged, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.n
 
 
 def spans(text: Ragged, draws: Draws, tokenizer: Tokenizer, share: float = 0.15, mean: float = 3.0) -> Pair:
-    """T5: each span becomes one sentinel; the target lists sentinels and spans. Sentinel k is the id V + 99 - k.
+    """T5: each span becomes one sentinel, in order (:attr:`Tokenizer.sentinels`); the target lists sentinels and spans.
 
     Raises:
-        ValueError: a row needs more than 100 sentinels.
+        ValueError: a row needs more sentinels than there are.
     """
     starts, lengths = noise_spans(text.lengths - 1, draws, share, mean)
-    if lengths.shape[1] > SENTINELS:
-        raise ValueError(
-            f"length: expected at most {SENTINELS} spans per row, got {lengths.shape[1]}; use a shorter length"
-        )
-    last = tokenizer.size + SENTINELS - 1
+    sentinels = tokenizer.sentinels
+    if lengths.shape[1] > len(sentinels):
+        most = amount(len(sentinels), "span")
+        raise ValueError(f"length: expected at most {most} per row, got {lengths.shape[1]}; use a shorter length")
+    last = tokenizer.size + len(sentinels) - 1
     if extension._C is not None:
         kept, kept_ends, cut, cut_ends = extension._C.cut_spans(text.values, text.offsets, starts, lengths, last)
-        return Pair(Ragged(kept, kept_ends), Ragged(cut, cut_ends))
-    return _cut_spans(text, starts, lengths, last)
+        made = Pair(Ragged(kept, kept_ends), Ragged(cut, cut_ends))
+    else:
+        made = _cut_spans(text, starts, lengths, last)
+    if sentinels[0] != last:  # they are tokens of the vocabulary
+        for values in (made.inputs.values, made.targets.values):
+            at = np.flatnonzero(values >= tokenizer.size)
+            values[at] = sentinels[last - values[at]]
+    return made
 
 
 def _cut_spans(text: Ragged, starts: np.ndarray, lengths: np.ndarray, last: int) -> Pair:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +26,8 @@ SPECIAL = {
     "mask": ("[MASK]", "<mask>"),
 }
 
+SENTINELS = 100  # of T5, "<extra_id_0>" and so on
+
 
 class Tokenizer:
     """Maps texts to token ids and back. Base class: bytes, each preceded by the five special tokens of BERT.
@@ -34,6 +37,8 @@ class Tokenizer:
         size: size of the vocabulary, special tokens included.
         pad, unk, cls, sep, mask: ids of the special tokens; ``sep`` also ends a document.
         ordinary: ids of the other tokens, ascending.
+        sentinels: ids of T5's <extra_id_0>, <extra_id_1>, ...: those of the vocabulary, or else 100 behind it, which a
+            network has to know besides; the first is the last, as T5 has them.
 
     A text is encoded as if a space preceded it, so that the tokens of sentences may be concatenated.
 
@@ -54,6 +59,7 @@ class Tokenizer:
         self.pad, self.unk, self.cls, self.sep, self.mask = range(5)
         self.size = 5 + 256
         self.ordinary = np.arange(5, self.size)
+        self.sentinels = _behind(self.size)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text, int64 [T], without special tokens.
@@ -117,7 +123,10 @@ class TrainedTokenizer(Tokenizer):
         self.size = self.model.get_vocab_size(with_added_tokens=True)
         added = self.model.get_added_tokens_decoder()
         special = [k for k, token in added.items() if token.special]
-        self.ordinary = np.setdiff1d(np.arange(self.size), special)
+        own = (self.model.token_to_id(f"<extra_id_{k}>") for k in range(SENTINELS))
+        found = list(itertools.takewhile(lambda token: token is not None, own))
+        self.sentinels = np.array(found) if found else _behind(self.size)
+        self.ordinary = np.setdiff1d(np.arange(self.size), [*special, *found])
         kind = type(self.model.model).__name__.lower()
         self.kind = kind
 
@@ -150,6 +159,10 @@ class TrainedTokenizer(Tokenizer):
 
     def __setstate__(self, content: str) -> None:
         self.__init__(content)  # type: ignore[misc]
+
+
+def _behind(size: int) -> np.ndarray:
+    return size + np.arange(SENTINELS)[::-1]
 
 
 def _put_space_before(model: Any) -> None:

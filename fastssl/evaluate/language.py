@@ -53,10 +53,10 @@ def evaluate_language(method: TextMethod, held_out: Windows, training: Windows) 
     counts = np.ones(method.network.vocabulary)
     for start in range(training.start, training.stop, 1 << 20):
         counts += np.bincount(training.file.ids(start, min(start + (1 << 20), training.stop)), minlength=len(counts))
-    if method.extra:  # targets that no text has: sentinels, counted in examples
+    if method.sentinels:  # targets that no text has, counted in examples
         for batch in itertools.islice(_batches(method, training), EXAMPLES):
             targets = batch.targets.numpy().ravel()
-            counts += np.bincount(targets[targets >= method.tokenizer.size], minlength=len(counts))
+            counts += np.bincount(targets[np.isin(targets, method.tokenizer.sentinels)], minlength=len(counts))
     unigram = -np.log(counts / counts.sum())
     frequent = int(counts.argmax())
     totals = {"nats": 0.0, "right": 0.0, "unigram": 0.0, "frequent": 0.0, "terms": 0.0}

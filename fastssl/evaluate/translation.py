@@ -17,7 +17,7 @@ from fastssl.evaluate.features import progress_bar
 from fastssl.evaluate.overlap import TextScores, text_scores
 from fastssl.methods import BART, T5, TextMethod
 from fastssl.models.frozen import training_mode
-from fastssl.models.generation import generate_target
+from fastssl.models.generation import generate_target, unwritten
 from fastssl.models.language import LanguageModel
 from fastssl.models.modes import evaluation_mode
 from fastssl.models.precision import autocast, check_precision, training_arithmetic
@@ -136,12 +136,12 @@ def finetune_translation(
             count = method.terms(batch)
             nats, terms = nats + float(method(batch)) * count, terms + count
         texts = []
-        never = tuple({tokenizer.pad, tokenizer.unk, tokenizer.cls, tokenizer.mask} - {tokenizer.sep})
+        never = unwritten(network, tokenizer)
         with progress_bar("translation") as show:
             for k, row in enumerate(test):
                 how: dict[str, Any] = {"end": tokenizer.sep, "temperature": 0, "never": never}
                 written = generate_target(method.network, task.rows[int(row)][0], network.length, **how)[0]
-                texts.append(tokenizer.decode(written[written < tokenizer.size]))
+                texts.append(tokenizer.decode(written))
                 show(k + 1, len(test))
     scores = text_scores(texts, [pairs.pair(int(row))[1] for row in test])
     return Translated(scores, nats / terms, texts, task.cut)

@@ -20,7 +20,7 @@ from fastssl.data.corruption import IGNORED, Draws, Ragged
 from fastssl.data.tokenizer import Tokenizer
 from fastssl.methods.text import TextMethod
 from fastssl.models.architectures import CAUSAL
-from fastssl.models.generation import check_samples, generate
+from fastssl.models.generation import check_samples, generate, unwritten
 from fastssl.models.language import LanguageModel
 from fastssl.models.samples import Samples
 
@@ -99,7 +99,7 @@ class GPT(TextMethod):
         check_samples(count, tokens)
         t = self.tokenizer
         start = np.concatenate([[t.sep], t.encode([prompt])[0]]) if prompt.strip() else np.array([t.sep])
-        never = tuple({t.pad, t.unk, t.cls, t.mask} - {t.sep})
+        never = unwritten(self.network, t)
         options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         made = generate(self.network, start, tokens, rows=count, seed=seed, never=never, **options)
         texts = []

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from fastssl.data.batch import TokenBatch
-from fastssl.data.corruption import IGNORED, OBJECTIVES, SENTINELS, Draws, corrupt
+from fastssl.data.corruption import IGNORED, OBJECTIVES, Draws, corrupt
 from fastssl.data.tokenizer import Tokenizer
 from fastssl.methods.text import TextMethod
-from fastssl.models.generation import check_samples, generate_target
+from fastssl.models.generation import check_samples, generate_target, unwritten
 from fastssl.models.language import LanguageModel
 from fastssl.models.samples import Samples
 
@@ -36,7 +36,7 @@ class T5(TextMethod):
 
     Args:
         network: "t5" or "bart" of :func:`fastssl.models.build_language`.
-        tokenizer: the tokenizer of its tokens; the network knows 100 sentinels besides.
+        tokenizer: the tokenizer of its tokens; the network knows 100 sentinels besides, unless it has its own.
         objective: "spans" (sentinels for spans, the paper's choice), "prefix", "bert", "deshuffle", "drop"; BART's
             "infill", "delete", "rotate", "permute-sentences", and "bart" (both of the paper's final model); PEGASUS's
             "sentences".
@@ -49,7 +49,7 @@ class T5(TextMethod):
     networks: ClassVar[tuple[str, ...]] = ("t5", "bart")
     tokenizer_kind = "unigram"
     special = 1
-    extra = SENTINELS
+    sentinels = True
     generates = "texts"
 
     def __init__(self, network: LanguageModel, tokenizer: Tokenizer, *, objective: str = "spans") -> None:
@@ -98,21 +98,24 @@ class T5(TextMethod):
         source = np.concatenate([*parts, [t.sep]]).astype(np.int64)
         if len(source) > self.network.length:
             raise ValueError(f"prompt: expected at most {self.network.length - 1} tokens, got {len(source) - 1}")
-        never = tuple({t.pad, t.unk, t.cls, t.mask} - {t.sep})
+        never = unwritten(self.network, t, t.sentinels)
         options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         made = generate_target(self.network, source, tokens, end=t.sep, rows=count, seed=seed, never=never, **options)
         return Samples("texts", [self._text(row) for row in made])
 
     def _special(self, name: str) -> np.ndarray:
-        place = self.tokenizer.size + SENTINELS - 1
-        return np.array([self.tokenizer.mask if name == MASK else place - int(name[len("<extra_id_") : -1])])
+        t, number = self.tokenizer, 0 if name == MASK else int(name[len("<extra_id_") : -1])
+        if number >= len(t.sentinels):
+            raise ValueError(f"prompt: expected sentinels up to <extra_id_{len(t.sentinels) - 1}>, got {name}")
+        return np.array([t.mask if name == MASK else t.sentinels[number]])
 
     def _text(self, ids: np.ndarray) -> str:
         """The text of ids among which there are sentinels."""
-        size, texts, start = self.tokenizer.size, [], 0
-        for place in [*np.flatnonzero(ids >= size), len(ids)]:
+        number = {int(token): k for k, token in enumerate(self.tokenizer.sentinels)}
+        texts, start = [], 0
+        for place in [*np.flatnonzero(np.isin(ids, self.tokenizer.sentinels)), len(ids)]:
             texts.append(self.tokenizer.decode(ids[start:place]))
-            texts += [f"<extra_id_{size + SENTINELS - 1 - ids[place]}>"] if place < len(ids) else []
+            texts += [f"<extra_id_{number[int(ids[place])]}>"] if place < len(ids) else []
             start = place + 1
         return " ".join(text for text in texts if text)
 

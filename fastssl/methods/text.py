@@ -38,7 +38,7 @@ class TextMethod(Method):
     whole: ClassVar[str] = "sentences"  # what the windows consist of (:class:`fastssl.data.Windows`)
     special: ClassVar[int] = 1  # special tokens that an example adds to a window
     dropout: ClassVar[float] = 0.0  # of the network, by default
-    extra: ClassVar[int] = 0  # tokens that the network knows besides those of the tokenizer
+    sentinels: ClassVar[bool] = False  # whether its examples have sentinels (:attr:`Tokenizer.sentinels`)
     separable = True
 
     def __init__(self, network: LanguageModel, tokenizer: Tokenizer) -> None:
@@ -50,14 +50,19 @@ class TextMethod(Method):
             raise TypeError(f"tokenizer: expected a fastssl.data.Tokenizer, got {type(tokenizer).__name__}")
         if network.kind not in self.networks:
             raise ValueError(f"network: {name} expects one of {', '.join(self.networks)}, got {network.kind!r}")
-        if network.vocabulary < tokenizer.size + self.extra:
+        least = self.vocabulary(tokenizer)
+        if network.vocabulary < least:
             raise ValueError(
-                f"network: expected a vocabulary of at least {tokenizer.size + self.extra}, that of the tokenizer, got "
-                f"{network.vocabulary}"
+                f"network: expected a vocabulary of at least {least}, that of the tokenizer, got {network.vocabulary}"
             )
         if network.length <= self.special:
             raise ValueError(f"length: expected more than {self.special} tokens, got {network.length}")
         self.network, self.tokenizer = network, tokenizer
+
+    @classmethod
+    def vocabulary(cls, tokenizer: Tokenizer) -> int:
+        """How many tokens a network has to know: those of the tokenizer, and the sentinels of the examples."""
+        return max(tokenizer.size, int(tokenizer.sentinels.max()) + 1 if cls.sentinels else 0)
 
     @property
     def length(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastssl.augment import uniform
+from fastssl.data.tokenizer import Tokenizer
 from fastssl.models.architectures import CAUSAL
 from fastssl.models.language import LanguageModel, cache_name
 from fastssl.models.modes import evaluation_mode
@@ -172,6 +173,15 @@ def check_samples(count: int, tokens: int) -> None:
     for name, value in (("count", count), ("tokens", tokens)):
         if value < 1:
             raise ValueError(f"{name}: expected an integer >= 1, got {value}")
+
+
+def unwritten(model: LanguageModel, tokenizer: Tokenizer, besides: Iterable[int] = ()) -> tuple[int, ...]:
+    """The ids that no text is continued with: special tokens but the end, sentinels, and embeddings without a token
+    (vocabularies are padded to multiples of 64), but those ``besides``."""
+    t = tokenizer
+    behind = range(t.size, model.vocabulary)
+    ids = {t.pad, t.unk, t.cls, t.mask, *t.sentinels.tolist(), *behind} - {t.sep, *(int(token) for token in besides)}
+    return tuple(token for token in ids if token < model.vocabulary)
 
 
 def _check(count: int, rows: int, temperature: float, top_k: int | None, top_p: float) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from fastssl.data.corruption import SENTINELS
 from fastssl.data.tokenizer import Tokenizer, TrainedTokenizer
 from fastssl.models.folder import put
 from fastssl.models.language import OWN, LanguageModel
@@ -91,8 +90,9 @@ def export_language(model: LanguageModel, tokenizer: Tokenizer, path: str | Path
     names |= {"bos_token": opens[0] if opens else names["cls_token"], "eos_token": names["sep_token"]}
     kind: Any = transformers.PreTrainedTokenizerFast
     made = kind(tokenizer_object=_as_trained(tokenizer, model), model_max_length=model.length, **names)
-    if model.vocabulary == tokenizer.size + SENTINELS:
-        made.add_tokens([f"<extra_id_{k}>" for k in reversed(range(SENTINELS))], special_tokens=True)
+    sentinels = tokenizer.sentinels
+    if model.kind in ("t5", "bart") and tokenizer.size <= sentinels.min() and sentinels.max() < model.vocabulary:
+        made.add_tokens([f"<extra_id_{k}>" for k in reversed(range(len(sentinels)))], special_tokens=True)
     training = network.training
     # What it says of heads that are not loaded, and of positions, is checked here.
     try:

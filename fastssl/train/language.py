@@ -154,7 +154,7 @@ def network_options(kind: type[Method], options: dict[str, Any], tokenizer: Toke
         **({"dropout": kind.dropout} if kind.dropout else {}),
         **options,
         "name": name,
-        "vocabulary": max(tokenizer.size + kind.extra, options.get("vocabulary", 0)),
+        "vocabulary": max(kind.vocabulary(tokenizer), options.get("vocabulary", 0)),
         "pad": tokenizer.pad,
         "start": tokenizer.cls,
         "end": tokenizer.sep,

@@ -15,7 +15,6 @@ from fastssl.data import Tokenizer, Window
 from fastssl.data.corruption import (
     BY_SENTENCE,
     OBJECTIVES,
-    SENTINELS,
     Draws,
     Ragged,
     _cut_spans,
@@ -27,6 +26,7 @@ from fastssl.data.corruption import (
     subset,
     unmask,
 )
+from fastssl.data.tokenizer import SENTINELS
 
 TOKENIZER = Tokenizer()
 V = TOKENIZER.size
@@ -246,3 +246,17 @@ def test_rows_are_padded_or_refused() -> None:
     with pytest.raises(ValueError, match="length: expected at most 4 tokens per row, got 5"):
         rows.padded(4, 0)
     assert set(BY_SENTENCE) < set(OBJECTIVES)
+
+
+def test_sentinels_of_the_vocabulary_take_the_place_of_those_behind_it() -> None:
+    """As T5's own."""
+    own, text = Tokenizer(), Ragged.of([np.arange(5, 40), np.arange(50, 61)])
+    own.sentinels = np.array([250, 260, 240, 230, 220])
+    expected = OBJECTIVES["spans"](text, Draws(0, 0, np.arange(2)), TOKENIZER)
+    made = OBJECTIVES["spans"](text, Draws(0, 0, np.arange(2)), own)
+    place = {V + SENTINELS - 1 - k: token for k, token in enumerate(own.sentinels)}
+    assert int((expected.inputs.values >= V).sum()) > 2
+    for got, wanted in ((made.inputs, expected.inputs), (made.targets, expected.targets)):
+        assert got.values.tolist() == [place.get(token, token) for token in wanted.values.tolist()]
+    with pytest.raises(ValueError, match="expected at most 5 spans per row, got 15"):
+        OBJECTIVES["spans"](Ragged.of([np.arange(5, 256), np.arange(5, 60)]), Draws(0, 0, np.arange(2)), own, 0.18)

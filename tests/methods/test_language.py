@@ -22,7 +22,7 @@ from fastssl.data.windows import passage
 from fastssl.methods import BERT, ELECTRA, GPT, T5, SentenceMethod, TextMethod, get
 from fastssl.models import build_language, generate, generate_target
 from fastssl.models.architectures import MASKED
-from fastssl.models.generation import filtered
+from fastssl.models.generation import filtered, unwritten
 from fastssl.models.language import OWN
 from fastssl.ops import extension
 from fastssl.train import Pretraining, load_checkpoint, load_encoder, load_method, pretrain
@@ -451,6 +451,20 @@ def test_prompts_of_t5_have_sentinels() -> None:
     assert isinstance(method, T5)
     ids = np.concatenate([[t.size + 99], t.encode(["a b"])[0], [t.size + 98]])
     assert method._text(ids) == "<extra_id_0> a b <extra_id_1>"
+
+
+def test_embeddings_without_a_token_are_never_written() -> None:
+    """Vocabularies of transformers are padded to multiples of 64."""
+    t = Tokenizer()
+    method = GPT(build_language({"name": "transformer", "vocabulary": 320, "width": 16, "length": 32}), t)
+    with torch.no_grad():
+        method.network.network.bias[t.size :] = 50  # type: ignore[index, operator]
+        method.network.network.bias[t.encode(["a"])[0][-1]] = 40  # type: ignore[index, operator]
+    assert method.generate(1, prompt="b", tokens=5).values == ["baaaaa"]
+    special, behind = {t.pad, t.unk, t.cls, t.mask}, set(range(t.size, 320))
+    assert set(unwritten(method.network, t)) == special | behind
+    method.network.vocabulary = 384
+    assert set(unwritten(method.network, t, t.sentinels)) == special | set(range(t.size + 100, 384))
 
 
 def test_sampled_tokens_follow_the_scores() -> None:

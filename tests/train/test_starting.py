@@ -14,11 +14,19 @@ from typer.testing import CliRunner
 from fastssl._words import amount
 from fastssl.cli import app
 from fastssl.cli.recipes import build_method, started_from
-from fastssl.data import digits, load_tokenizer, train_tokenizer
+from fastssl.data import TokenFile, digits, load_tokenizer, train_tokenizer
 from fastssl.methods import SimCLR, get
 from fastssl.models import Encoder, as_language, build_encoder
 from fastssl.models.architectures import CAUSAL, MASKED
-from fastssl.train import Pretraining, load_checkpoint, load_encoder, load_language, pretrain, start_encoder
+from fastssl.train import (
+    Pretraining,
+    load_checkpoint,
+    load_encoder,
+    load_language,
+    load_method,
+    pretrain,
+    start_encoder,
+)
 from tests.support.language import corpus
 
 OPTIONS = {"name": "resnet", "size": 16, "width": 4}
@@ -345,7 +353,7 @@ def test_models_of_transformers(kind: str, method: str, texts: Path, tmp_path: P
     )
     again, _ = load_language(out)
     assert again.options["config"]["vocab_size"] == network.options["config"]["vocab_size"]
-    assert again.vocabulary >= tokenizer.size + get(method).extra  # type: ignore[attr-defined]
+    assert again.vocabulary >= get(method).vocabulary(tokenizer)  # type: ignore[attr-defined]
     run("evaluate", out)
     if method == "gpt":
         run("generate", out, "--tokens", "5")
@@ -355,6 +363,37 @@ def test_models_of_transformers(kind: str, method: str, texts: Path, tmp_path: P
     (tmp_path / "few.csv").write_text("text,label\n" + "".join(f"text {k},{k % 2}\n" for k in range(20)))
     tune = ["--protocol", "finetune", "--data", tmp_path / "few.csv", "--seeds", "1", "--steps", "2"]
     assert "from scratch" in run("evaluate", f"huggingface:{folder}", *tune)  # without a run
+
+
+def test_a_t5_goes_on_with_its_own_sentinels(texts: Path, tmp_path: Path) -> None:
+    """They were added anew behind its vocabulary, with every export again."""
+    transformers = pytest.importorskip("transformers")
+    folder, given = tmp_path / "t5", corpus(40)
+    trained: Any = train_tokenizer(given, "unigram", 200)
+    own = transformers.PreTrainedTokenizerFast(tokenizer_object=trained.model, pad_token="[PAD]")
+    own.add_tokens([f"<extra_id_{k}>" for k in reversed(range(100))], special_tokens=True)
+    model = _saved("t5", folder, 384)  # padded to a multiple of 64
+    own.save_pretrained(folder)
+    network, tokenizer = load_language(f"huggingface:{folder}")
+    assert tokenizer.sentinels.tolist() == own.convert_tokens_to_ids([f"<extra_id_{k}>" for k in range(100)])
+    assert network.vocabulary == 384 and not set(tokenizer.sentinels) & set(tokenizer.ordinary)
+    place, asked = folder, ["--data", f"text:{texts}", "--length", "32", *FEW]
+    for out in (tmp_path / "first", tmp_path / "second"):
+        run("pretrain", "t5", *asked, "--init", f"huggingface:{place}", "--out", out)
+        method: Any = load_method(out)
+        assert method.network.vocabulary == 384
+        items = method.prepare(TokenFile(out / "corpus.tok")).items(range(3))
+        batch = method.examples(items, 0)
+        first = tokenizer.sentinels[0]
+        assert bool((batch.tokens == first).any(1).all()) and bool((batch.targets[:, 0] == first).all())
+        texts_made = method.generate(2, prompt="The <extra_id_0>.", tokens=9).values
+        assert len(texts_made) == 2
+        run("export", out, "--to", "huggingface")
+        place = out / "huggingface"
+        again = transformers.AutoTokenizer.from_pretrained(place)
+        assert len(again) == tokenizer.size == load_language(f"huggingface:{place}")[1].size
+        assert again.convert_tokens_to_ids("<extra_id_0>") == first
+    assert model.config.vocab_size == 384
 
 
 def test_as_language_names_what_it_does_not_take() -> None:
