@@ -226,8 +226,11 @@ def build_network(
     of the options."""
     library, of = _library(), TRANSFORMERS[kind]
     config = of.sizes(o) if o.get("config") is None else {**o["config"], "vocab_size": o["vocabulary"]}
-    config |= {name: o["dropout"] for name in of.dropouts}
-    made: nn.Module = getattr(library, model or of.model)(getattr(library, of.config)(**{**config, **(own or {})}))
+    config |= {**{name: o["dropout"] for name in of.dropouts}, **(own or {})}
+    built = getattr(library, of.config)(**config)
+    if not config.get("tie_word_embeddings", True):
+        built.tie_word_embeddings = False  # which T5's configuration forgets
+    made: nn.Module = getattr(library, model or of.model)(built)
     return made
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fastssl._options import integer
 from fastssl.data.tokenizer import Tokenizer
 from fastssl.models.architectures import CAUSAL, MASKED, TRANSFORMERS, build_network, why_not
+from fastssl.models.libraries import quiet_loading
 from fastssl.models.recurrent import RecurrentNetwork
 from fastssl.models.vit import Block
 from fastssl.ops.draws import drawing_apart
@@ -197,7 +198,7 @@ class LanguageModel(nn.Module):
             return result
         memory = n.encoder(tokens, attention_mask=keep)[0]
         result = n.decoder(before, encoder_hidden_states=memory, encoder_attention_mask=keep, use_cache=False)[0]
-        return result * n.model_dim**-0.5 if n.config.tie_word_embeddings else result
+        return result * self._scale()
 
     def encoded(self, tokens: Tensor) -> Tensor:
         """Hidden states [B, T, D] of the encoder of "t5" or "bart"."""
@@ -212,9 +213,14 @@ class LanguageModel(nn.Module):
         name = cache_name(decoder)
         made = decoder(tokens, encoder_hidden_states=memory, use_cache=True, **{name: cache})
         last: Tensor = made[0][:, -1]
-        if self.kind == "t5" and n.config.tie_word_embeddings:
-            last = last * n.model_dim**-0.5
-        return last, made[name]
+        return last * self._scale(), made[name]
+
+    def _scale(self) -> float:
+        """What the decoder's states are multiplied by before the head: T5 1.0's are scaled, those of 1.1 are not, which
+        transformers 4 tells by their head, a table of its own."""
+        config: Any = self.network.config
+        scaled = self.kind == "t5" and getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
+        return float(config.d_model**-0.5) if scaled else 1.0
 
     def transform(self, rows: Tensor) -> Tensor:
         """Rows of hidden states [N, D] as the head takes them."""
@@ -346,12 +352,15 @@ def as_language(network: nn.Module, tokenizer: Tokenizer, length: int | None = N
             "network: expected attention that takes a mask of documents (attn_implementation='sdpa' or 'eager'), got "
             f"{n.config._attn_implementation!r}"
         )
+    head, table = n.get_output_embeddings(), n.get_input_embeddings()
+    if head is not None and head.weight is not table.weight:  # T5 1.1's, too, whose configuration denies it
+        n.config.tie_word_embeddings = False
     if tokenizer.size > n.config.vocab_size:
         log.warning(
             "%s: %d embeddings are added to its %d, for the %d tokens of the tokenizer; they start near the mean",
             *(type(network).__name__, tokenizer.size - n.config.vocab_size, n.config.vocab_size, tokenizer.size),
         )
-        with drawing_apart():
+        with drawing_apart(), quiet_loading():
             torch.manual_seed(0)
             n.resize_token_embeddings(tokenizer.size)
     get: Any = n.config

@@ -147,7 +147,8 @@ def start_language(network: LanguageModel, start: LanguageModel) -> None:
     if network.vocabulary > start.vocabulary and start.kind in TRANSFORMERS:
         more, there = network.vocabulary - start.vocabulary, start.vocabulary
         log.warning("init: %d embeddings are added to the %d of the network, for tokens of the method", more, there)
-        given.resize_token_embeddings(network.vocabulary)
+        with quiet_loading():
+            given.resize_token_embeddings(network.vocabulary)
     try:
         network.network.load_state_dict(given.state_dict())
     except RuntimeError as error:

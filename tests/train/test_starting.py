@@ -18,6 +18,7 @@ from fastssl.data import TokenFile, digits, load_tokenizer, train_tokenizer
 from fastssl.methods import SimCLR, get
 from fastssl.models import Encoder, as_language, build_encoder
 from fastssl.models.architectures import CAUSAL, MASKED
+from fastssl.models.libraries import quiet_loading
 from fastssl.train import (
     Pretraining,
     load_checkpoint,
@@ -27,6 +28,7 @@ from fastssl.train import (
     pretrain,
     start_encoder,
 )
+from fastssl.train.language import build_text_method
 from tests.support.language import corpus
 
 OPTIONS = {"name": "resnet", "size": 16, "width": 4}
@@ -363,6 +365,72 @@ def test_models_of_transformers(kind: str, method: str, texts: Path, tmp_path: P
     (tmp_path / "few.csv").write_text("text,label\n" + "".join(f"text {k},{k % 2}\n" for k in range(20)))
     tune = ["--protocol", "finetune", "--data", tmp_path / "few.csv", "--seeds", "1", "--steps", "2"]
     assert "from scratch" in run("evaluate", f"huggingface:{folder}", *tune)  # without a run
+
+
+def _apart(kind: str) -> Any:
+    """A small model of transformers whose head is a table of its own."""
+    import transformers as t
+
+    sizes = {"vocab_size": 320, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
+    sizes |= {"num_hidden_layers": 1, "max_position_embeddings": 40}
+    torch.manual_seed(0)
+    if kind.startswith("t5"):
+        form = {"d_model": 16, "d_kv": 5, "d_ff": 20, "num_layers": 1, "num_heads": 3, "decoder_start_token_id": 0}
+        own = {"tie_word_embeddings": False} if "1.1" in kind else {}  # 1.0's scales what its head takes
+        model: Any = t.T5ForConditionalGeneration(t.T5Config(vocab_size=320, **form, **own))
+    elif kind == "gpt2":
+        model = t.GPT2LMHeadModel(t.GPT2Config(vocab_size=320, n_embd=16, n_layer=1, n_head=2, n_positions=40))
+    elif kind == "bert":
+        model = t.BertForPreTraining(t.BertConfig(**sizes))
+    else:
+        model = t.LlamaForCausalLM(t.LlamaConfig(**sizes, tie_word_embeddings=True))
+    if kind != "t5 1.0":
+        head = model.get_output_embeddings()
+        head.weight = torch.nn.Parameter(torch.randn(320, 16))
+    return model.eval()
+
+
+@pytest.mark.parametrize("more", [0, 8])
+@pytest.mark.parametrize("kind", ["t5 1.0", "t5 1.1", "gpt2", "bert", "llama"])
+def test_heads_that_are_tables_of_their_own_stay_so(kind: str, more: int, texts: Path, tmp_path: Path) -> None:
+    """Whatever the configuration says, as that of T5 1.1, whose states are not scaled either."""
+    t = pytest.importorskip("transformers")
+    model, folder = _apart(kind), tmp_path / "given"
+    model.save_pretrained(folder)
+    trained: Any = train_tokenizer(corpus(40), "wordpiece", 200)
+    own = t.PreTrainedTokenizerFast(tokenizer_object=trained.model, pad_token="[PAD]")
+    own.add_tokens([f"<extra_id_{k}>" for k in reversed(range(320 + more - trained.size))])
+    own.save_pretrained(folder)
+    ids = torch.randint(5, 300, (2, 12), generator=torch.Generator().manual_seed(1))
+
+    def logits(network: Any) -> torch.Tensor:
+        given = {"decoder_input_ids": ids} if kind.startswith("t5") else {}
+        with torch.no_grad():
+            return network.eval()(ids, **given)[0][..., :320]
+
+    def ours(network: Any) -> torch.Tensor:
+        keep = torch.ones_like(ids, dtype=torch.bool)
+        with torch.no_grad():
+            hidden = network.decoded(ids, keep, ids) if kind.startswith("t5") else network.hidden(ids, keep)
+            weight, bias = network.head()
+            made = network.transform(hidden) @ weight.T
+        return (made if bias is None else made + bias)[..., :320]
+
+    network, tokenizer = load_language(f"huggingface:{folder}")
+    assert network.vocabulary == tokenizer.size == 320 + more
+    torch.testing.assert_close(ours(network.eval()), logits(model))
+    name = {"bert": "bert", "t5 1.0": "t5", "t5 1.1": "t5"}.get(kind, "gpt")
+    started, _ = build_text_method(name, {}, tokenizer, {}, 0, network)
+    torch.testing.assert_close(ours(started.network.eval()), logits(model))
+    out = tmp_path / "run"
+    asked = ["--init", f"huggingface:{folder}", "--length", "32", *FEW, "--out", out]
+    run("pretrain", name, "--data", f"text:{texts}", *asked)
+    run("export", out, "--to", "huggingface")
+    with quiet_loading():
+        exported = type(model).from_pretrained(out / "huggingface")
+    apart = exported.get_output_embeddings().weight is not exported.get_input_embeddings().weight
+    assert apart == (kind != "t5 1.0")
+    torch.testing.assert_close(ours(load_language(out)[0].eval()), logits(exported))
 
 
 def test_a_t5_goes_on_with_its_own_sentinels(texts: Path, tmp_path: Path) -> None:
