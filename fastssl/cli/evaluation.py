@@ -132,14 +132,20 @@ def model_of(name: str, size: int | None = None) -> tuple[Any, dict[str, Any] | 
     of images of ``size``, by default those of training.
 
     Raises:
-        ValueError: neither a checkpoint nor a known name, or a name without a size.
+        ValueError: neither a checkpoint nor a known name, a name without a size, or a model of texts.
     """
     from fastssl.models import build_encoder
     from fastssl.train import load_encoder
+    from fastssl.train.starting import language_kind
 
     if not is_named(name):
         encoder, state = load_encoder(name)
         return (encoder if size is None else encoder.at(size)), state
+    if (kind := language_kind(name)) is not None:
+        raise ValueError(
+            f"checkpoint: {name} is a model of texts ({kind}), which --protocol finetune, tags, answers and "
+            f"translation evaluate; a run that starts from it has all else (fastssl pretrain METHOD --init {name})"
+        )
     if size is None:
         raise ValueError(f"size: expected the size in pixels of the images that {name} takes (--size)")
     return build_encoder({"name": name, "size": size}), None

@@ -66,9 +66,11 @@ class Tokenizer:
 
         Raises:
             TypeError: ``texts`` is one string, or one of them is none.
+            ValueError: a half of a pair of UTF-16, as JSON and arguments of commands may have.
         """
-        texts = list(several_texts(texts))
-        check_strings(texts)
+        return self._ids(_checked(texts))
+
+    def _ids(self, texts: list[str]) -> list[np.ndarray]:
         return [np.frombuffer(f" {text}".encode(), np.uint8).astype(np.int64) + 5 for text in texts]
 
     def decode(self, ids: Any) -> str:
@@ -130,9 +132,7 @@ class TrainedTokenizer(Tokenizer):
         kind = type(self.model.model).__name__.lower()
         self.kind = kind
 
-    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        texts = list(several_texts(texts))
-        check_strings(texts)
+    def _ids(self, texts: list[str]) -> list[np.ndarray]:
         made = self.model.encode_batch_fast([str(text) for text in texts], add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int64) for encoding in made]
 
@@ -159,6 +159,18 @@ class TrainedTokenizer(Tokenizer):
 
     def __setstate__(self, content: str) -> None:
         self.__init__(content)  # type: ignore[misc]
+
+
+def _checked(texts: Sequence[str]) -> list[str]:
+    given = list(several_texts(texts))
+    check_strings(given)
+    for k, text in enumerate(given):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            wrong = f"{text[error.start]!r} is half of a pair of UTF-16 or a byte that is no UTF-8"
+            raise ValueError(f"texts: expected characters, in text {k} {wrong}") from error
+    return given
 
 
 def _behind(size: int) -> np.ndarray:

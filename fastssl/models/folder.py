@@ -157,7 +157,8 @@ def find_checkpoint(path: str | Path) -> Path:
     for candidate in (root, *_places(root / "checkpoint")):
         if (candidate / STATE).is_file() and (candidate / TENSORS).is_file():
             return candidate
-    raise ValueError(f"checkpoint: expected a folder with {STATE} and {TENSORS}, got {str(path)!r}")
+    library = f", a model of transformers (huggingface:{path})" if (root / "config.json").is_file() else ""
+    raise ValueError(f"checkpoint: expected a folder with {STATE} and {TENSORS}, got {str(path)!r}{library}")
 
 
 def original_name(name: str) -> str:

@@ -86,6 +86,20 @@ def checkpoint_of(where: str | Path, expected: str = f"a run or a file of weight
         raise FileNotFoundError(f"init: expected {expected}, got {str(where)!r}") from error
 
 
+def language_kind(name: str) -> str | None:
+    """The architecture of ``huggingface:PATH``, if it is one of language methods."""
+    kind, _, place = name.partition(":")
+    if kind != "huggingface":
+        return None
+    try:
+        import transformers
+
+        config = transformers.AutoConfig.from_pretrained(Path(place).expanduser(), local_files_only=True)
+    except (ImportError, OSError, ValueError):
+        return None  # an error of those who load it
+    return config.model_type if config.model_type in TRANSFORMERS else None
+
+
 def _of_transformers(place: str, length: int | None) -> tuple[LanguageModel, Tokenizer]:
     try:
         import transformers

@@ -86,6 +86,9 @@ def test_what_is_no_text_is_named(tmp_path: Path) -> None:
     for tokenizer in made:
         with pytest.raises(TypeError, match="texts: expected strings, got NoneType at 1"):
             tokenizer.encode(["a", None])  # type: ignore[list-item]
+        for half in ("\ud83d", b"caf\xc3".decode(errors="surrogateescape")):  # of JSON, of a command's argument
+            with pytest.raises(ValueError, match=r"texts: .* in text 1 '\\ud.*' is half of a pair of UTF-16"):
+                tokenizer.encode(["a", half])
     with pytest.raises(TypeError, match="texts: expected strings, got NoneType at 1"):
         Corpus(["a", None])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="texts: expected a sequence of strings, got generator"):

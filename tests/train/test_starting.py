@@ -367,6 +367,23 @@ def test_models_of_transformers(kind: str, method: str, texts: Path, tmp_path: P
     assert "from scratch" in run("evaluate", f"huggingface:{folder}", *tune)  # without a run
 
 
+def test_commands_say_what_models_of_texts_are_for(tmp_path: Path) -> None:
+    """They asked for the size of images, or took the folder for one of a run."""
+    pytest.importorskip("transformers")
+    _saved("gpt2", tmp_path / "m", 300)
+    named = f"huggingface:{tmp_path / 'm'}"
+    embed = ["embed", named, "--data", "digits", "--out", tmp_path / "x.npz"]
+    for command in (
+        ["evaluate", named, "--data", "sotu"],
+        ["evaluate", named, "--data", "digits", "--size", "8"],
+        embed,
+    ):
+        said = run(*command, code=2)
+        assert f"{named} is a model of texts (gpt2), which --protocol finetune" in said and f"--init {named}" in said
+    for command in (["generate", tmp_path / "m", "a"], ["export", tmp_path / "m"], ["evaluate", tmp_path / "m"]):
+        assert f"a model of transformers ({named})" in run(*command, code=2)
+
+
 def _apart(kind: str) -> Any:
     """A small model of transformers whose head is a table of its own."""
     import transformers as t
