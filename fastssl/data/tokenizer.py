@@ -36,6 +36,8 @@ class Tokenizer:
         kind: "bytes", "wordpiece", "bpe" or "unigram".
         size: size of the vocabulary, special tokens included.
         pad, unk, cls, sep, mask: ids of the special tokens; ``sep`` also ends a document.
+        begin: id of the token that opens a document which is continued: the one that the tokenizer puts before a text
+            by itself (<s> of Llama's, <bos> of Gemma's), or else ``sep``.
         ordinary: ids of the other tokens, ascending.
         sentinels: ids of T5's <extra_id_0>, <extra_id_1>, ...: those of the vocabulary, or else 100 behind it, which a
             network has to know besides; the first is the last, as T5 has them.
@@ -57,7 +59,7 @@ class Tokenizer:
 
     def __init__(self) -> None:
         self.pad, self.unk, self.cls, self.sep, self.mask = range(5)
-        self.size = 5 + 256
+        self.begin, self.size = self.sep, 5 + 256
         self.ordinary = np.arange(5, self.size)
         self.sentinels = _behind(self.size)
 
@@ -122,13 +124,15 @@ class TrainedTokenizer(Tokenizer):
                 self.model.add_special_tokens([library.AddedToken(found, special=True)])
             setattr(self, name, self.model.token_to_id(found))
         self.model.encode_special_tokens = True  # "[MASK]" in a text is text
+        alone, opened = (self.model.encode("a", add_special_tokens=add).ids for add in (False, True))
+        self.begin = self.sep if opened[:1] == alone[:1] else opened[0]
         self.size = self.model.get_vocab_size(with_added_tokens=True)
         added = self.model.get_added_tokens_decoder()
         special = [k for k, token in added.items() if token.special]
         own = (self.model.token_to_id(f"<extra_id_{k}>") for k in range(SENTINELS))
-        found = list(itertools.takewhile(lambda token: token is not None, own))
-        self.sentinels = np.array(found) if found else _behind(self.size)
-        self.ordinary = np.setdiff1d(np.arange(self.size), [*special, *found])
+        sentinels = list(itertools.takewhile(lambda token: token is not None, own))
+        self.sentinels = np.array(sentinels) if sentinels else _behind(self.size)
+        self.ordinary = np.setdiff1d(np.arange(self.size), [*special, *sentinels])
         kind = type(self.model.model).__name__.lower()
         self.kind = kind
 

@@ -1,9 +1,9 @@
 """GPT: every token is predicted from those before it.
 
 Radford et al., Improving Language Understanding by Generative Pre-Training, 2018, and Language Models are Unsupervised
-Multitask Learners, 2019. Every document follows a [SEP], which ends the one before it. Deviation: with ``packed`` a
-token attends to its own document and that [SEP] alone, and positions start again with it; False: documents are
-concatenated, as there.
+Multitask Learners, 2019. Every document follows a [SEP], which ends the one before it; as an input it is the token with
+which the tokenizer opens a text, where it has one (<s> of Llama's). Deviation: with ``packed`` a token attends to its
+own document and that [SEP] alone, and positions start again with it; False: documents are concatenated, as there.
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ class GPT(TextMethod):
         width = self.length + 1
         stream = Ragged.of([window.ids for window in windows]).padded(width, IGNORED)
         tokens, targets = stream[:, :-1], stream[:, 1:]
-        documents = np.cumsum(tokens == self.tokenizer.sep, 1)  # [SEP] opens a document, as in ``generate``
-        tokens = np.where(tokens == IGNORED, self.tokenizer.pad, tokens)
+        t, opens = self.tokenizer, tokens == self.tokenizer.sep  # as in ``generate``
+        documents = np.cumsum(opens, 1)
+        tokens = np.where(tokens == IGNORED, t.pad, np.where(opens, t.begin, tokens))
         return TokenBatch(*(torch.from_numpy(np.ascontiguousarray(a)) for a in (tokens, targets, documents)))
 
     def hidden(self, batch: TokenBatch) -> Tensor:
@@ -98,7 +99,7 @@ class GPT(TextMethod):
         """
         check_samples(count, tokens)
         t = self.tokenizer
-        start = np.concatenate([[t.sep], t.encode([prompt])[0]]) if prompt.strip() else np.array([t.sep])
+        start = np.concatenate([[t.begin], t.encode([prompt])[0]]) if prompt.strip() else np.array([t.begin])
         never = unwritten(self.network, t)
         options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         made = generate(self.network, start, tokens, rows=count, seed=seed, never=never, **options)

@@ -152,11 +152,11 @@ class LanguageModel(nn.Module):
         return getattr(config, "sliding_window", None) if sliding else None
 
     def opening(self, tokenizer: Tokenizer) -> list[int]:
-        """The tokens before a text that is read whole: [CLS] of networks that see both sides, [SEP] of those that
-        continue texts (it opens a document, :class:`fastssl.methods.GPT`), none of those with a decoder."""
+        """The tokens before a text that is read whole: [CLS] of networks that see both sides, the one that opens a
+        document (:attr:`Tokenizer.begin`) of those that continue texts, none of those with a decoder."""
         if self.bidirectional:
             return [tokenizer.cls]
-        return [tokenizer.sep] if self.continues else []
+        return [tokenizer.begin] if self.continues else []
 
     @property
     def continues(self) -> bool:

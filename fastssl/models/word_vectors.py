@@ -218,7 +218,7 @@ class WordVectors:
         cosines = (cosines + 1) / 2
         return cosines[:, 1] * cosines[:, 2] / (cosines[:, 0] + _SMALL)
 
-    def doesnt_match(self, words: Sequence[str]) -> str:
+    def doesnt_match(self, words: Iterable[str]) -> str:
         """The word that is farthest from the mean of all of them.
 
         Raises:

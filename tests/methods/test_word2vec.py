@@ -580,7 +580,7 @@ def test_the_numbers_are_gensims(tmp_path: Path) -> None:
 
 
 def test_what_is_no_word_is_named() -> None:
-    v = VECTORS
+    v: Any = VECTORS
     calls: tuple[tuple[Any, str], ...] = (
         (lambda: v[0], "words: expected a string or several, got int 0"),
         (lambda: v[:2], "words: expected a string or several, got slice"),

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,8 +15,8 @@ from typer.testing import CliRunner
 from fastssl._words import amount
 from fastssl.cli import app
 from fastssl.cli.recipes import build_method, started_from
-from fastssl.data import TokenFile, digits, load_tokenizer, train_tokenizer
-from fastssl.methods import SimCLR, get
+from fastssl.data import TokenFile, Window, digits, load_tokenizer, train_tokenizer
+from fastssl.methods import GPT, SimCLR, get
 from fastssl.models import Encoder, as_language, build_encoder
 from fastssl.models.architectures import CAUSAL, MASKED
 from fastssl.models.libraries import quiet_loading
@@ -365,6 +366,59 @@ def test_models_of_transformers(kind: str, method: str, texts: Path, tmp_path: P
     (tmp_path / "few.csv").write_text("text,label\n" + "".join(f"text {k},{k % 2}\n" for k in range(20)))
     tune = ["--protocol", "finetune", "--data", tmp_path / "few.csv", "--seeds", "1", "--steps", "2"]
     assert "from scratch" in run("evaluate", f"huggingface:{folder}", *tune)  # without a run
+
+
+def test_documents_open_as_the_tokenizer_opens_texts(texts: Path, tmp_path: Path) -> None:
+    """With <s> for Llama, not with the end of the document before, after which it has not been trained."""
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+
+    given, own = corpus(40), Tokenizer(models.BPE())
+    own.pre_tokenizer = pre_tokenizers.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    own.train_from_iterator(
+        [given.text(k) for k in range(40)],
+        trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet),
+    )
+    own.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    folder = tmp_path / "llama"
+    model = _saved("llama", folder, 320)
+    own.save(str(folder / "tokenizer.json"))
+    network, tokenizer = load_language(f"huggingface:{folder}", 32)
+    assert (tokenizer.begin, tokenizer.sep) == (0, 1) and load_tokenizer("bytes").begin == load_tokenizer("bytes").sep
+    method = GPT(network, tokenizer).eval()
+    documents = [" the state of the union", " people speak about peace"]
+    rows = [own.encode(text).ids for text in documents]  # with <s>
+    stream = np.array([1, *rows[0][1:], 1, *rows[1][1:], 1])
+    batch = method.make([Window(stream, np.zeros(1, np.int64))], None)  # type: ignore[arg-type]
+    nats, terms = 0.0, 0
+    with torch.no_grad():
+        for row in rows:
+            ids = torch.tensor([[*row, 1]])
+            nats += float(model(input_ids=ids, labels=ids).loss) * len(row)
+            terms += len(row)
+        assert float(method(batch)) == pytest.approx(nats / terms, abs=1e-5)
+        expected = model.generate(torch.tensor([rows[0]]), max_new_tokens=4, do_sample=False, eos_token_id=1)[0]
+    made = method.generate(1, prompt=documents[0].strip(), tokens=4, temperature=0).values
+    assert made == [own.decode(expected.tolist()).strip()]
+    out = tmp_path / "run"
+    run(
+        "pretrain",
+        "gpt",
+        "--data",
+        f"text:{texts}",
+        "--init",
+        f"huggingface:{folder}",
+        "--length",
+        "32",
+        *FEW,
+        "--out",
+        out,
+    )
+    run("export", out, "--to", "huggingface")
+    exported = transformers.AutoTokenizer.from_pretrained(out / "huggingface")
+    assert exported(documents[0].strip())["input_ids"] == rows[0] and exported.bos_token == "<s>"
+    assert load_language(f"huggingface:{out / 'huggingface'}")[1].begin == 0
 
 
 def test_commands_say_what_models_of_texts_are_for(tmp_path: Path) -> None:
