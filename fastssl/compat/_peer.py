@@ -357,7 +357,7 @@ def require_matrices(*tensors: object) -> None:
 
     if _global_hooks():
         raise NotFused("hooks of all modules")
-    if forward_ad._current_level >= 0 or torch._C._functorch.maybe_current_level() is not None:
+    if _transformed():
         raise NotFused("forward-mode differentiation or a transform of torch.func")
     for t in tensors:
         if not isinstance(t, Tensor) or t.dim() != 2 or t.shape[1] == 0:
@@ -370,6 +370,13 @@ def require_matrices(*tensors: object) -> None:
             raise NotFused(f"no kernels for {t.device.type} tensors of dtype {t.dtype}")
         if resolve(t.device, None, t.dtype) == "reference":
             raise NotFused(f"no kernels are installed for {t.device.type} tensors, or another backend is asked for")
+
+
+def _transformed() -> bool:
+    return forward_ad._current_level >= 0 or torch._C._functorch.maybe_current_level() is not None
+
+
+_transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]  # else a part of the graph
 
 
 def _global_hooks() -> bool:

@@ -294,6 +294,7 @@ def _check_loss(loss: Any, embeddings: Tensor) -> None:
         PEER.require_own(part)
     if any(m.collect_stats for m in (loss, *parts)):
         raise NotFused("statistics are collected")
+    _metric(loss)  # before there is anything in a graph of torch.compile
 
 
 def _require_all(embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> None:
@@ -344,8 +345,6 @@ def _pairs(
     y = None if ref_emb is embeddings else ref_emb
     if ref_emb.dtype != embeddings.dtype or ref_emb.device != embeddings.device or len(ref_emb) <= FEW_ROWS:
         raise NotFused("references of another kind, or a handful of them")
-    x, *references = lasting(*(t for t in (embeddings, y) if t is not None))
-    y = references[0] if references else None
     if indices is None:
         if (
             labels is None
@@ -359,6 +358,7 @@ def _pairs(
             raise NotFused("the same labels for more rows than references")
         if y is None and ref_labels is not labels:
             raise NotFused("the same rows with other labels")
+        x, y = _lasting(embeddings, y)
         # Copies: the originals have read the labels when they return, and a buffer of them may be written to again.
         own, others = (t.to(torch.int64, copy=True).contiguous() for t in (labels, ref_labels))
         return Pairs(x, y, Relation(own, own if offset == 0 and y is None else others, self_offset=offset))
@@ -375,7 +375,13 @@ def _pairs(
         raise NotFused("pairs that are listed more than once")
     if both:
         raise NotFused("pairs that are both positive and negative")
+    x, y = _lasting(embeddings, y)
     return Pairs(x, y, Relation(positive_list=(a, p), negative_list=(b, n)))
+
+
+def _lasting(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    own, *others = lasting(*(t for t in (x, y) if t is not None))
+    return own, others[0] if others else None
 
 
 def _repetitions(positive: tuple[Tensor, Tensor], negative: tuple[Tensor, Tensor], n: int, m: int) -> tuple[bool, bool]:

@@ -231,6 +231,40 @@ def test_metric_losses_break_no_more_graphs(name: str) -> None:
     assert calls.fused and not calls.original
 
 
+@pytest.mark.parametrize("why", ["distance", pytest.param("labels", marks=pytest.mark.slow)])
+def test_a_call_that_runs_the_original_adds_no_graph(why: str) -> None:
+    """A query of torch.func, and copies of labels, were a graph before the library's own ones."""
+    pml = metric_learning()
+    loss = pml.losses.NTXentLoss(distance=pml.distances.LpDistance(p=1 if why == "distance" else 2))
+    labels = torch.arange(ROWS) % 8 if why == "distance" else torch.arange(ROWS) % 8 * 1.0
+
+    def graphs() -> int:
+        torch._dynamo.reset()
+        return int(torch._dynamo.explain(lambda x: loss(x, labels))(_rows(0)).graph_count)
+
+    before = graphs()
+    fastssl.patch("pytorch_metric_learning")
+    assert graphs() == before
+    calls = fastssl.patched()["pytorch_metric_learning"]["NTXentLoss"]
+    assert not calls.fused and why in str(calls.original)
+
+
+def test_compiled_derivatives_of_torch_func_run_the_original() -> None:
+    """Whether a transform is active is read when the graph is made, which is guarded by it."""
+    package("open_clip")
+    from open_clip.loss import ClipLoss
+
+    loss, x, z = ClipLoss(), _rows(0).detach(), _rows(1).detach()
+    wanted = torch.func.grad(lambda x: loss(x, z, 10.0))(x)
+    fastssl.patch("open_clip")
+    plain = torch.compile(lambda x: loss(x, z, 10.0), backend="aot_eager")
+    plain(x)
+    grad = torch.compile(torch.func.grad(lambda x: loss(x, z, 10.0)), backend="aot_eager")
+    torch.testing.assert_close(grad(x), wanted)
+    calls = fastssl.patched()["open_clip"]["ClipLoss"]
+    assert calls.fused == 1 and "torch.func" in str(calls.original)
+
+
 @pytest.mark.slow
 def test_a_memory_of_batches_is_fused() -> None:
     """A loss that is part of another module, whose own graph breaks."""
