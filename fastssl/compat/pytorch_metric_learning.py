@@ -6,6 +6,7 @@ reducers Mean, Sum, AvgNonZero and Divisor are computed from their sum and count
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -79,6 +80,7 @@ _RECORDS = ("collect_stats", "_record_these")
 _LOSS = (*_RECORDS, "embedding_regularizer", "embedding_reg_weight", "distance", "reducer")
 _PAIRS = (*_LOSS, "loss_method")
 _WEIGHTED = (*_LOSS, "weight_regularizer", "weight_reg_weight", "weight_init_func", "num_classes")
+_MINER = (*_RECORDS, "distance", "num_pos_pairs", "num_neg_pairs", "num_triplets")
 _DISTANCE = (*_RECORDS, "normalize_embeddings", "p", "power", "is_inverted")
 
 
@@ -111,12 +113,16 @@ KNOWN: dict[str, dict[str, Check]] = {
     "RankedListLoss": _any(*_LOSS, "margin", "imbalance", "alpha", "Tp", "Tn"),
     "SmoothAPLoss": _any(*_LOSS, "temperature"),
     "SupConLoss": _any(*_PAIRS, "temperature"),
+    "ThresholdConsistentMarginLoss": _any(*_LOSS, "lambda_plus", "lambda_minus", "margin_plus", "margin_minus"),
     "TripletMarginLoss": _any(*_LOSS, "margin", "swap", "smooth_loss", "triplets_per_anchor"),
     "TupletMarginLoss": _any(*_PAIRS, "margin", "scale"),
     "VICRegLoss": _any(*_LOSS, "invariance_lambda", "variance_mu", "covariance_v", "eps"),
+    "AngularMiner": _any(
+        *(*_MINER, "angle", "average_angle", "average_angle_above_threshold", "average_angle_below_threshold"),
+        *("min_angle", "max_angle", "std_of_angle"),
+    ),
     "TripletMarginMiner": _any(
-        *(*_RECORDS, "distance", "margin", "type_of_triplets", "num_pos_pairs", "num_neg_pairs", "num_triplets"),
-        *("avg_triplet_margin", "pos_pair_dist", "neg_pair_dist"),
+        *(*_MINER, "margin", "type_of_triplets", "avg_triplet_margin", "pos_pair_dist", "neg_pair_dist")
     ),
     "CosineSimilarity": _any(*_DISTANCE),
     "DotProductSimilarity": _any(*_DISTANCE),
@@ -134,7 +140,11 @@ _BY_MATRIX = ("CircleLoss", "GeneralizedLiftedStructureLoss", "MultiSimilarityLo
 _MIN_ROWS = {
     **dict.fromkeys(("LiftedStructureLoss", "NTXentLoss", "TupletMarginLoss"), PAIRS_OF_PAIRS),
     **dict.fromkeys(
-        ("AngularLoss", "HistogramLoss", "MarginLoss", "PNPLoss", "SmoothAPLoss", "TripletMarginLoss"), TRIPLETS
+        (
+            *("AngularLoss", "HistogramLoss", "MarginLoss", "PNPLoss", "SmoothAPLoss"),
+            *("ThresholdConsistentMarginLoss", "TripletMarginLoss"),
+        ),
+        TRIPLETS,
     ),
     **dict.fromkeys(("MultiSimilarityLoss", "SupConLoss"), MASKED_MATRICES),
     "FastAPLoss": HISTOGRAMS,
@@ -166,6 +176,7 @@ def targets() -> list[Target]:
         "RankedListLoss": _ranked_list,
         "SmoothAPLoss": _smooth_ap,
         "SupConLoss": _sup_con,
+        "ThresholdConsistentMarginLoss": _threshold_consistent,
         "TripletMarginLoss": _triplet,
         "TupletMarginLoss": _tuplet,
     }
@@ -181,6 +192,7 @@ def targets() -> list[Target]:
             if hasattr(losses, name)  # SmoothAPLoss: from version 2.6 on
         ),
         Target(losses.VICRegLoss, "covariance_loss", _covariance, _probe_covariance, few=require_covariances),
+        Target(miners.AngularMiner, "mine", _angular_miner, _probe, loss=False),
         Target(miners.TripletMarginMiner, "mine", _triplet_miner, _probe, loss=False),
     ]
 
@@ -237,42 +249,93 @@ def _covariance(loss: Any, emb: Tensor, ref_emb: Tensor) -> Tensor:
     return vicreg(emb, ref_emb, invariance=0.0, variance=0.0)
 
 
-def _triplet_miner(
-    miner: Any, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The original's triplets in its order, from its distances: [pairs, M] at a time instead of lists of [N, M, M]."""
+Mined = tuple[Tensor, Tensor, Tensor]
+
+
+def _mined(
+    miner: Any, labels: Tensor, ref_labels: Tensor, limit: Any, wanted: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> Mined:
+    """Triplets in the original's order, [pairs, M] at a time instead of lists of [N, M, M].
+
+    ``limit``: what decides about them; ``wanted(anchors, positives, different)``: some pairs, and which of all rows are
+    of other classes than the anchors [pairs, M]; returns which of these make a triplet.
+    """
     if miner.collect_stats or in_autocast():
         raise NotFused("statistics are collected, or autocast")
     if labels.dim() != 1 or ref_labels.dim() != 1 or labels.device != ref_labels.device:
         raise NotFused("labels of another shape or device")
-    if isinstance(miner.margin, Tensor) and miner.margin.dim() > 0:
+    if isinstance(limit, Tensor) and limit.dim() > 0:
         raise NotFused("a margin that is no number")
     require_values()
     different = labels[:, None] != ref_labels[None, :]
     same = ~different
     if ref_labels is labels:
         same.fill_diagonal_(False)
-    distances = miner.distance(embeddings, ref_emb)
     found = []
     for a, p in zip(*(t.split(max(1, LISTED // max(1, len(ref_labels)))) for t in same.nonzero(as_tuple=True))):
-        margin = distances[a] - distances[a, p][:, None]
-        if miner.distance.is_inverted:
-            margin = -margin
-        if miner.type_of_triplets == "easy":
-            wanted = margin > miner.margin
-        else:
-            wanted = margin <= miner.margin
-            if miner.type_of_triplets == "hard":
-                wanted &= margin <= 0
-            elif miner.type_of_triplets == "semihard":
-                wanted &= margin > 0
-        pair, negative = (wanted & different[a]).nonzero(as_tuple=True)
+        pair, negative = wanted(a, p, different[a]).nonzero(as_tuple=True)
         found.append((a[pair], p[pair], negative))
     if not found:
         none = torch.empty(0, dtype=torch.int64, device=labels.device)
         return none, none.clone(), none.clone()
     anchors, positives, negatives = (torch.cat(column) for column in zip(*found))
     return anchors, positives, negatives
+
+
+def _triplet_miner(miner: Any, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor) -> Mined:
+    """From the original's distances."""
+    distances = functools.cache(lambda: miner.distance(embeddings, ref_emb))
+
+    def wanted(a: Tensor, p: Tensor, different: Tensor) -> Tensor:
+        margin = distances()[a] - distances()[a, p][:, None]
+        if miner.distance.is_inverted:
+            margin = -margin
+        if miner.type_of_triplets == "easy":
+            return different & (margin > miner.margin)
+        different &= margin <= miner.margin
+        if miner.type_of_triplets == "hard":
+            different &= margin <= 0
+        elif miner.type_of_triplets == "semihard":
+            different &= margin > 0
+        return different
+
+    return _mined(miner, labels, ref_labels, miner.margin, wanted)
+
+
+def _angular_miner(miner: Any, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor) -> Mined:
+    """By products of rows; the original's formula decides about negatives that are near the border, to rounding."""
+    from pytorch_metric_learning import distances
+
+    PEER.require_own(miner.distance)
+    if type(miner.distance) is not distances.LpDistance or miner.distance.p != 2:
+        raise NotFused("another distance")
+    require_matrices(embeddings, ref_emb)
+    if embeddings.dtype not in (torch.float32, torch.float64) or ref_emb.dtype != embeddings.dtype:
+        raise NotFused("rows of 16 bits, or of two dtypes")
+    if not 0 < plain(number("angle", miner.angle, embeddings)) < math.pi / 2:
+        raise NotFused("an angle that all triplets have, or none")
+    apart, tangent = miner.distance.pairwise_distance, 2 * math.tan(miner.angle)
+    squares = ref_emb.square().sum(1)
+
+    def exact(a: Tensor, p: Tensor, n: Tensor) -> Tensor:
+        sides = embeddings[a], ref_emb[p]
+        return torch.atan(apart(*sides) / (2 * apart(ref_emb[n], (sides[0] + sides[1]) / 2))) > miner.angle
+
+    def wanted(a: Tensor, p: Tensor, different: Tensor) -> Tensor:
+        anchors, positives = embeddings[a], ref_emb[p]
+        centers, border = (anchors + positives) / 2, (apart(anchors, positives) / tangent).square()
+        own = centers.square().sum(1)
+        beyond = torch.addmm(own[:, None] + squares, centers, ref_emb.t(), alpha=-2).sub_(border[:, None])
+        # Rounding, and what torch adds to every difference of a pairwise distance, 1e-6.
+        size = (own + border)[:, None] + squares
+        added = 4e-6 * embeddings.shape[1] ** 0.5
+        near = different & ~(beyond.abs() > 1e-4 * size + added * size.sqrt() + added**2)
+        different &= beyond < 0
+        for pair, n in zip(*(t.split(max(1, COMPARED // embeddings.shape[1])) for t in near.nonzero(as_tuple=True))):
+            different[pair, n] = exact(a[pair], p[pair], n)
+        return different
+
+    return _mined(miner, labels, ref_labels, miner.angle, wanted)
 
 
 def _check_loss(loss: Any, embeddings: Tensor) -> None:
@@ -555,6 +618,36 @@ def _contrastive(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_e
         "pos_loss": _reduced(loss, "pos_loss", embeddings, positive, positive_active, rows.positives.sum()),
         "neg_loss": _reduced(loss, "neg_loss", embeddings, negative, negative_active, rows.negatives.sum()),
     }
+
+
+def _threshold_consistent(
+    loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any
+) -> LossDict:
+    if ref_emb is not embeddings:
+        raise NotFused("references, in whose stead the original takes rows of the embeddings")
+    _normalised_products(loss)
+    pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels, listed="one by one")
+    require_values()
+    if not bool((embeddings.detach().double().norm(dim=1) > 1e-8).all()):
+        raise NotFused("rows whose length the original raises to 1e-8")
+    above, below = (_number(loss, name, embeddings) for name in ("margin_plus", "margin_minus"))
+
+    def sums(above: Tensor | float, below: Tensor | float) -> list[Tensor]:
+        rows = pairs.reduce(Hinge(-1.0, above, below), metric=Metric.dot, normalize=True, upper=pairs.within)
+        return [column.sum() for column in rows.out]
+
+    positive, positive_active, negative, negative_active = sums(above, below)
+    # Pairs at a margin add nothing to a sum, and to its divisor 1 or, by rounding, 0: one of 2,000 in float32, none in
+    # float64, as no more get there by chance.
+    eps = torch.finfo(result_dtype(embeddings)).eps
+    with torch.no_grad():
+        more, less = (sums(plain(above) + step, plain(below) - step) for step in (4 * eps, -4 * eps))
+    if any(bool(more[k] - less[k] > 4096 * eps * less[k]) for k in (1, 3)):
+        raise NotFused("pairs at a margin, which rounding decides about")
+    parts = (positive, positive_active), (negative, negative_active)
+    means = ((total / active.detach()).to(result_dtype(embeddings)) if active else 0 for total, active in parts)
+    value = sum(weight * mean for weight, mean in zip((loss.lambda_plus, loss.lambda_minus), means))
+    return {"loss": {"losses": value, "indices": None, "reduction_type": "already_reduced"}}
 
 
 def _triplet(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:

@@ -89,6 +89,8 @@ CASES: list[tuple[str, dict[str, Any], set[str]]] = [
     ("MarginLoss", {}, {"ref", "list"}),
     ("MarginLoss", {"learn_beta": True, "nu": 0.1}, set()),
     ("MarginLoss", {"learn_beta": True, "nu": 0.1, "num_classes": 40}, set()),
+    ("ThresholdConsistentMarginLoss", {}, {"list"}),
+    ("ThresholdConsistentMarginLoss", {"margin_minus": -0.1, "lambda_minus": 0.3}, {"list"}),
     ("TupletMarginLoss", {"scale": 16}, {"ref", "list"}),
     ("FastAPLoss", {}, set()),
     ("AngularLoss", {}, {"ref"}),
@@ -286,6 +288,46 @@ def test_nt_xent_of_one_positive_is_a_loss_of_pairs(
     assert bool(reduced) is (kind in ("a class without", "three per class"))
 
 
+@pytest.mark.parametrize("kind", ["drawn", "small integers", "lengths", "equal rows", "zeros"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_angular_miner_gives_the_same_triplets(kind: str, dtype: torch.dtype) -> None:
+    """Also those at its border, which the original's own formula decides about."""
+    metric_learning()
+    from pytorch_metric_learning import miners
+
+    fastssl.patch("pytorch_metric_learning")
+    for seed, size, angle in ((0, 2, 45), (1, 3, 20), (2, 40, 30), (3, 1, 45), (4, 2, 26.565051177077986)):
+        rng = torch.Generator().manual_seed(seed)
+        x = 3 * torch.randn(40, size, dtype=torch.float64, generator=rng)
+        if kind == "small integers":
+            x = x.round()
+        if kind == "lengths":
+            x *= 10.0 ** torch.randint(-9, 8, (40, 1), generator=rng)
+        if kind == "equal rows":
+            x = x[torch.arange(40) // 5]
+        if kind == "zeros":
+            x[::3] = 0
+        x, y = x.to(dtype), torch.randint(0, 6, (40,), generator=rng)
+        miner = miners.AngularMiner(angle)
+        for given in ((x, y), (x[:30], y[:30], x[20:], y[20:])):
+            found = miner(*given)
+            with torch.no_grad():
+                expected = miners.AngularMiner.mine.__wrapped__(miner, *(given if len(given) == 4 else (x, y, x, y)))
+            assert all(map(torch.equal, found, expected))
+    calls = fastssl.patched()["pytorch_metric_learning"]["AngularMiner"]
+    assert calls.fused == 10, calls
+
+
+@pytest.mark.parametrize("margins", [(0.5, 0.5), (1.0, 0.0), (0.9, -1.0), (-2.0, 2.0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pairs_at_a_margin_count_as_the_originals(margins: tuple[float, float], dtype: torch.dtype) -> None:
+    """Cosines of exactly 0, 1/2 and 1: the original counts pairs at a margin, of which none adds to the sum."""
+    rows = torch.tensor([[1, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 0], [1, 1, -1, -1], [2, 0, 0, 0], [0, 1, 0, 1]])
+    x = rows.to(dtype).repeat(3, 1).requires_grad_()
+    loss = _build("ThresholdConsistentMarginLoss", dict(zip(("margin_plus", "margin_minus"), margins)))
+    _check("pytorch_metric_learning", lambda: loss(x, torch.arange(18) % 3), [x])
+
+
 def test_metric_learning_runs_its_own_code_where_it_must() -> None:
     metric_learning()
     from pytorch_metric_learning import distances, losses, reducers
@@ -303,6 +345,7 @@ def test_metric_learning_runs_its_own_code_where_it_must() -> None:
         (losses.TripletMarginLoss(swap=True), "swapped"),
         (losses.ContrastiveLoss(collect_stats=True), "statistics"),
         (losses.NTXentLoss(temperature=0.001), "underflow"),
+        (losses.ThresholdConsistentMarginLoss(distance=distances.CosineSimilarity(power=2)), "power=2"),
     ):
         loss(x, y)
         reasons = fastssl.patched()["pytorch_metric_learning"][type(loss).__name__].original

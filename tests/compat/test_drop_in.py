@@ -74,6 +74,8 @@ LEARNED = [
     ("NCALoss", "softmax_scale", 1.5, {}),
     ("MarginLoss", "margin", 0.3, {}),
     ("MarginLoss", "nu", 0.1, {"learn_beta": True}),
+    ("ThresholdConsistentMarginLoss", "lambda_plus", 0.7, {}),
+    ("ThresholdConsistentMarginLoss", "margin_minus", 0.2, {}),
     ("TupletMarginLoss", "scale", 8.0, {}),
     ("TupletMarginLoss", "margin", 0.1, {}),
     ("AngularLoss", "alpha", 0.6, {}),

@@ -437,7 +437,7 @@ def losses_of_metric_learning() -> Iterator[Case]:
         "MarginLoss": {}, "MultiSimilarityLoss": {}, "NCALoss": {}, "NTXentLoss": {"temperature": 0.2},
         "NormalizedSoftmaxLoss": proxies, "ProxyAnchorLoss": proxies, "ProxyNCALoss": proxies,
         "PNPLoss": {"anneal": 0.1}, "RankedListLoss": {"margin": 0.4, "Tn": 2.0}, "SmoothAPLoss": {"temperature": 0.1},
-        "SupConLoss": {}, "TripletMarginLoss": {},
+        "SupConLoss": {}, "ThresholdConsistentMarginLoss": {"margin_minus": 0.2}, "TripletMarginLoss": {},
         "TupletMarginLoss": {"scale": 8},
     }  # fmt: skip
     names = {name: given for name, given in names.items() if hasattr(losses, name)}  # of older versions
@@ -588,6 +588,8 @@ def miners_of_metric_learning() -> Iterator[Case]:
         kinds[f"TripletMarginMiner, {name}"] = lambda name=name: miners.TripletMarginMiner(
             0.1, distance=getattr(distances, name)()
         )
+    kinds["AngularMiner"] = miners.AngularMiner
+    kinds["AngularMiner, statistics"] = lambda: miners.AngularMiner(collect_stats=True)
     kinds["TripletMarginMiner, statistics"] = lambda: miners.TripletMarginMiner(collect_stats=True)
     y = torch.arange(N) % CLASSES
     other = torch.randn(17, D, generator=torch.Generator().manual_seed(2))
