@@ -139,7 +139,8 @@ class Features(torch.nn.Sequential):
 
 
 def others(count: int) -> None:
-    """Losses of sentence-transformers, those of lightly that compare no views, and triplets of a miner, in fp32."""
+    """Losses of sentence-transformers, those of lightly that compare no views, and losses and miners of
+    pytorch-metric-learning that compare triplets or features, in fp32."""
     import sentence_transformers.sentence_transformer.losses as sentence
 
     from fastssl.bench.cases import _stand_in_for_torchvision
@@ -150,7 +151,8 @@ def others(count: int) -> None:
     from lightly.loss.koleo_loss import KoLeoLoss
     from lightly.loss.lejepa_loss import SIGReg
     from lightly.loss.vicreg_loss import VICRegLoss
-    from pytorch_metric_learning.miners import TripletMarginMiner
+    from pytorch_metric_learning import losses as pml
+    from pytorch_metric_learning import miners
 
     def backward(loss: Any, columns: int, rows: int, size: int, labels: Any = None) -> Callable[[], Any]:
         given = [{"sentence_embedding": torch.randn(rows, size, requires_grad=True)} for _ in range(columns)]
@@ -167,6 +169,17 @@ def others(count: int) -> None:
     def spread(loss: Any, views: int, rows: int, size: int) -> Callable[[], Any]:
         given = [torch.randn(rows, size, requires_grad=True) for _ in range(views)]
         return lambda: loss(*given).backward()
+
+    def labelled(loss: Any) -> tuple[str, Callable[[], Any]]:  # 512 rows, 8 per class
+        x, ids = torch.randn(512, 128, requires_grad=True), torch.arange(512) // 8
+        return "pytorch_metric_learning", lambda: loss(x, ids).backward()
+
+    def views(rows: int, size: int) -> Callable[[], Any]:
+        x, z = (torch.randn(rows, size, requires_grad=True) for _ in range(2))
+        return lambda: pml.VICRegLoss()(x, ref_emb=z).backward()
+
+    def mined(miner: Any) -> tuple[str, Callable[[], Any]]:
+        return "pytorch_metric_learning", functools.partial(miner, torch.randn(512, 128), y)
 
     model, y = Features(), torch.arange(512) // 4
     cached = sentence.CachedMultipleNegativesRankingLoss(model, mini_batch_size=64)
@@ -185,10 +198,13 @@ def others(count: int) -> None:
         "`HypersphereLoss` of lightly, 512 x 128": ("lightly", spread(HypersphereLoss(), 2, 512, 128)),
         "`SIGReg` of lightly, 4 views x 256 x 64": ("lightly", sigreg(4, 256, 64)),
         "`SIGReg` of lightly, 8 views x 1,024 x 64": ("lightly", sigreg(8, 1024, 64)),
-        "`TripletMarginMiner`, 512 x 128 (forward)": (
-            "pytorch_metric_learning",
-            functools.partial(TripletMarginMiner(), torch.randn(512, 128), y),
-        ),
+        "`TripletMarginMiner`, 512 x 128 (forward)": mined(miners.TripletMarginMiner()),
+        "`AngularMiner`, 512 x 128 (forward)": mined(miners.AngularMiner()),
+        "`VICRegLoss` of pytorch-metric-learning, 256 x 2,048": ("pytorch_metric_learning", views(256, 2048)),
+        "`PNPLoss`, 512 x 128": labelled(pml.PNPLoss()),
+        "`SmoothAPLoss`, 512 x 128": labelled(pml.SmoothAPLoss()),
+        "`HistogramLoss`, 512 x 128": labelled(pml.HistogramLoss()),
+        "`ThresholdConsistentMarginLoss`, 512 x 128": labelled(pml.ThresholdConsistentMarginLoss()),
     }
     print(f"{where()}, fp32, forward + backward")
     print("| | the library | patched | ratio |\n|---|---|---|---|")
