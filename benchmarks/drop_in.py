@@ -200,6 +200,8 @@ def others(count: int) -> None:
         "`SIGReg` of lightly, 8 views x 1,024 x 64": ("lightly", sigreg(8, 1024, 64)),
         "`TripletMarginMiner`, 512 x 128 (forward)": mined(miners.TripletMarginMiner()),
         "`AngularMiner`, 512 x 128 (forward)": mined(miners.AngularMiner()),
+        "`BatchHardMiner`, 512 x 128 (forward)": mined(miners.BatchHardMiner()),
+        "`PairMarginMiner`, 512 x 128 (forward)": mined(miners.PairMarginMiner()),
         "`VICRegLoss` of pytorch-metric-learning, 256 x 2,048": ("pytorch_metric_learning", views(256, 2048)),
         "`PNPLoss`, 512 x 128": labelled(pml.PNPLoss()),
         "`SmoothAPLoss`, 512 x 128": labelled(pml.SmoothAPLoss()),

@@ -121,6 +121,14 @@ KNOWN: dict[str, dict[str, Check]] = {
         *(*_MINER, "angle", "average_angle", "average_angle_above_threshold", "average_angle_below_threshold"),
         *("min_angle", "max_angle", "std_of_angle"),
     ),
+    **dict.fromkeys(
+        ("BatchEasyHardMiner", "BatchHardMiner"),
+        _any(
+            *(*_MINER, "pos_strategy", "neg_strategy", "allowed_pos_range", "allowed_neg_range"),
+            *(f"{how}_{what}" for how in ("easiest", "hardest") for what in ("triplet", "pos_pair", "neg_pair")),
+        ),
+    ),
+    "PairMarginMiner": _any(*_MINER, "pos_margin", "neg_margin", "pos_pair_dist", "neg_pair_dist"),
     "TripletMarginMiner": _any(
         *(*_MINER, "margin", "type_of_triplets", "avg_triplet_margin", "pos_pair_dist", "neg_pair_dist")
     ),
@@ -193,6 +201,12 @@ def targets() -> list[Target]:
         ),
         Target(losses.VICRegLoss, "covariance_loss", _covariance, _probe_covariance, few=require_covariances),
         Target(miners.AngularMiner, "mine", _angular_miner, _probe, loss=False),
+        Target(
+            *(miners.BatchEasyHardMiner, "mine", _hardest_miner, _probe, ("BatchHardMiner",)),
+            min_rows=MATRIX,
+            loss=False,
+        ),
+        Target(miners.PairMarginMiner, "mine", _pair_miner, _probe, min_rows=MATRIX, loss=False),
         Target(miners.TripletMarginMiner, "mine", _triplet_miner, _probe, loss=False),
     ]
 
@@ -249,6 +263,80 @@ def _covariance(loss: Any, emb: Tensor, ref_emb: Tensor) -> Tensor:
     return vicreg(emb, ref_emb, invariance=0.0, variance=0.0)
 
 
+def _check_miner(miner: Any, labels: Tensor, ref_labels: Tensor) -> None:
+    if miner.collect_stats or in_autocast():
+        raise NotFused("statistics are collected, or autocast")
+    if labels.dim() != 1 or ref_labels.dim() != 1 or labels.device != ref_labels.device:
+        raise NotFused("labels of another shape or device")
+
+
+def _relations(labels: Tensor, ref_labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Which pairs are of one class, each row with itself left out, and which of two, [N, M]."""
+    different = labels[:, None] != ref_labels[None, :]
+    same = ~different
+    return (same.fill_diagonal_(False) if ref_labels is labels else same), different
+
+
+def _hardest_miner(
+    miner: Any, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """From the original's distances, by masks instead of lists of all pairs."""
+    _check_miner(miner, labels, ref_labels)
+    strategies = miner.pos_strategy, miner.neg_strategy
+    if not set(strategies) <= {miner.HARD, miner.SEMIHARD, miner.EASY}:
+        raise NotFused("all pairs")
+    require_values()
+    distances, (same, different) = miner.distance(embeddings, ref_emb), _relations(labels, ref_labels)
+
+    def extremes(pairs: Tensor, largest: bool, within: Any, beyond: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each row the smallest or the largest distance, its column, and whether there is one."""
+        pairs = pairs.clone()
+        if beyond is not None:
+            pairs &= ~(distances >= beyond[:, None] if largest else distances <= beyond[:, None])
+        if within is not None:
+            pairs &= ~((distances > within[1]) | (distances < within[0]))
+        limits = torch.finfo(distances.dtype)
+        values, columns = (
+            distances.masked_fill(~pairs, limits.min).max(1)
+            if largest
+            else distances.masked_fill(~pairs, limits.max).min(1)
+        )
+        return values, columns, pairs.any(1)
+
+    def positives(beyond: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        largest = (miner.pos_strategy != miner.EASY) != miner.distance.is_inverted
+        return extremes(same, largest, miner.allowed_pos_range, beyond)
+
+    def negatives(beyond: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        largest = (miner.neg_strategy == miner.EASY) != miner.distance.is_inverted
+        return extremes(different, largest, miner.allowed_neg_range, beyond)
+
+    if miner.pos_strategy == miner.SEMIHARD:
+        of_negatives = negatives()
+        of_positives = positives(of_negatives[0])
+    else:
+        of_positives = positives()
+        of_negatives = negatives(of_positives[0] if miner.neg_strategy == miner.SEMIHARD else None)
+    anchors = (of_positives[2] & of_negatives[2]).nonzero()[:, 0]
+    return anchors, of_positives[1][anchors], anchors, of_negatives[1][anchors]
+
+
+def _pair_miner(
+    miner: Any, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor
+) -> tuple[Tensor, ...]:
+    """From the original's distances, by masks instead of lists of all pairs."""
+    _check_miner(miner, labels, ref_labels)
+    if any(isinstance(v, Tensor) and v.dim() > 0 for v in (miner.pos_margin, miner.neg_margin)):
+        raise NotFused("margins that are no numbers")
+    require_values()
+    distances, (same, different) = miner.distance(embeddings, ref_emb), _relations(labels, ref_labels)
+    if miner.distance.is_inverted:
+        far, near = distances < miner.pos_margin, distances > miner.neg_margin
+    else:
+        far, near = distances > miner.pos_margin, distances < miner.neg_margin
+    return (*(same & far).nonzero(as_tuple=True), *(different & near).nonzero(as_tuple=True))
+
+
 Mined = tuple[Tensor, Tensor, Tensor]
 
 
@@ -260,17 +348,11 @@ def _mined(
     ``limit``: what decides about them; ``wanted(anchors, positives, different)``: some pairs, and which of all rows are
     of other classes than the anchors [pairs, M]; returns which of these make a triplet.
     """
-    if miner.collect_stats or in_autocast():
-        raise NotFused("statistics are collected, or autocast")
-    if labels.dim() != 1 or ref_labels.dim() != 1 or labels.device != ref_labels.device:
-        raise NotFused("labels of another shape or device")
+    _check_miner(miner, labels, ref_labels)
     if isinstance(limit, Tensor) and limit.dim() > 0:
         raise NotFused("a margin that is no number")
     require_values()
-    different = labels[:, None] != ref_labels[None, :]
-    same = ~different
-    if ref_labels is labels:
-        same.fill_diagonal_(False)
+    same, different = _relations(labels, ref_labels)
     found = []
     for a, p in zip(*(t.split(max(1, LISTED // max(1, len(ref_labels)))) for t in same.nonzero(as_tuple=True))):
         pair, negative = wanted(a, p, different[a]).nonzero(as_tuple=True)

@@ -318,6 +318,36 @@ def test_an_angular_miner_gives_the_same_triplets(kind: str, dtype: torch.dtype)
     assert calls.fused == 10, calls
 
 
+@pytest.mark.parametrize("distance", ["LpDistance", "CosineSimilarity", "SNRDistance"])
+@pytest.mark.parametrize("kind", ["drawn", "small integers", "one class", "all apart", "not finite"])
+def test_miners_of_pairs_give_the_same_lists(kind: str, distance: str) -> None:
+    """Also of equal distances, of which the original takes the first."""
+    pml = metric_learning()
+    from pytorch_metric_learning import miners
+
+    rng = torch.Generator().manual_seed(0)
+    x, r = (torch.randn(30, 3, generator=rng) for _ in range(2))
+    y, other = (torch.randint(0, 5, (30,), generator=rng) for _ in range(2))
+    if kind == "small integers":
+        x, r = x.round() + 0.5, r.round() + 0.5
+    if kind == "not finite":
+        x[3], x[4, 0] = float("nan"), float("inf")
+    y = {"one class": 0 * y, "all apart": torch.arange(30)}.get(kind, y)
+    measure = {"distance": getattr(pml.distances, distance)()}
+    ways = ("hard", "semihard", "easy")
+    pairs = [(a, b) for a in ways for b in ways if (a, b) != ("semihard", "semihard")]
+    made = [miners.BatchEasyHardMiner(a, b, **measure) for a, b in pairs]
+    made += [miners.BatchEasyHardMiner(a, b, (0.2, 1.1), (0.4, 1.3), **measure) for a, b in pairs]
+    made += [miners.BatchHardMiner(**measure), miners.PairMarginMiner(0.3, 0.9, **measure)]
+    given = [(x, y), (x, y, r, other), (x, y, x, y.clone())]
+    expected = [miner(*each) for miner in made for each in given]
+    fastssl.patch("pytorch_metric_learning")
+    for found, wanted in zip([miner(*each) for miner in made for each in given], expected, strict=True):
+        assert len(found) == len(wanted) and all(map(torch.equal, found, wanted))
+    calls = fastssl.patched()["pytorch_metric_learning"]
+    assert (calls["BatchEasyHardMiner"].fused, calls["PairMarginMiner"].fused) == (51, 3), calls
+
+
 @pytest.mark.parametrize("margins", [(0.5, 0.5), (1.0, 0.0), (0.9, -1.0), (-2.0, 2.0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_pairs_at_a_margin_count_as_the_originals(margins: tuple[float, float], dtype: torch.dtype) -> None:

@@ -589,6 +589,14 @@ def miners_of_metric_learning() -> Iterator[Case]:
             0.1, distance=getattr(distances, name)()
         )
     kinds["AngularMiner"] = miners.AngularMiner
+    kinds["BatchHardMiner"] = miners.BatchHardMiner
+    for pair in (("easy", "semihard"), ("semihard", "hard"), ("all", "easy")):
+        kinds[f"BatchEasyHardMiner, {', '.join(pair)}"] = functools.partial(miners.BatchEasyHardMiner, *pair)
+    kinds["BatchEasyHardMiner, ranges"] = lambda: miners.BatchEasyHardMiner("hard", "hard", (0.3, 1.3), (0.5, 1.4))
+    kinds["PairMarginMiner"] = lambda: miners.PairMarginMiner(0.9, 1.3)
+    kinds["PairMarginMiner, CosineSimilarity"] = lambda: miners.PairMarginMiner(
+        0.4, -0.1, distance=distances.CosineSimilarity()
+    )
     kinds["AngularMiner, statistics"] = lambda: miners.AngularMiner(collect_stats=True)
     kinds["TripletMarginMiner, statistics"] = lambda: miners.TripletMarginMiner(collect_stats=True)
     y = torch.arange(N) % CLASSES
