@@ -92,16 +92,19 @@ class Pairs:
         given, learned = padded, self._without_kernel(loss, padded)
         if learned:
             given = [v.detach() if k in learned and isinstance(v, Tensor) else v for k, v in enumerate(padded)]
-        if self.columns is None:
-            rest = (self.x, self.y, self.relation, given, metric, normalize, row_value, upper)
-            out = dispatch(ROW_LOSS, self.backend, self.x.device, loss, *rest)
-        else:
-            shared = (self.x, self.columns, self.relation, given, metric, normalize, row_value, self.backend)
-            out = row_loss(loss, *shared)
-        *columns, positives, negatives = out.unbind(1)
+
+        def kernels(values: list[float | Tensor]) -> Tensor:
+            if self.columns is None:
+                rest = (self.x, self.y, self.relation, values, metric, normalize, row_value, upper)
+                out: Tensor = dispatch(ROW_LOSS, self.backend, self.x.device, loss, *rest)
+                return out
+            shared = (self.x, self.columns, self.relation, values, metric, normalize, row_value, self.backend)
+            return row_loss(loss, *shared)
+
+        *columns, positives, negatives = kernels(given).unbind(1)
         if learned:
             sweep = functools.partial(self._strips, metric, normalize)
-            columns = slopes.attach(columns, loss, padded, learned, self.relation, upper, row_value, sweep)
+            columns = slopes.attach(columns, loss, padded, learned, self.relation, upper, row_value, sweep, kernels)
         return Rows(tuple(columns), positives.detach(), negatives.detach(), statistic.names)
 
     def _of_signs(self, normalize: float) -> Pairs:

@@ -2,8 +2,9 @@
 
 Kernels give the gradient of the scores and of the scales that multiply them. For every other parameter v that needs a
 gradient, column k of the outputs becomes ``out_k + (d out_k / d v) (v - v.detach())``: the same value, with the slope
-of every row. It comes from counts that the kernel has given (a hinge's slope is how many pairs are active), or from one
-more pass over strips of scores in forward-mode differentiation: O(N D) memory either way.
+of every row. It comes from counts that the kernel has given (a hinge's slope is how many pairs are active), from the
+kernel once more (a squared hinge's is twice the hinge), or from one more pass over strips of scores in forward-mode
+differentiation: O(N D) memory in any case.
 """
 
 from __future__ import annotations
@@ -53,13 +54,14 @@ def attach(
     upper: bool,
     row_value: Tensor | None,
     sweep: Sweep,
+    kernels: Callable[[Values], Tensor],
 ) -> list[Tensor]:
-    """The outputs with the gradients of the parameters at ``places``."""
+    """The outputs with the gradients of the parameters at ``places``; ``kernels``: those of other parameters."""
     columns = list(out)
     numbers = [v.detach() if isinstance(v, Tensor) else v for v in values]
     for place in places:
         moving = (values[place] - values[place].detach()).to(out[0].dtype)
-        slopes = _from_counts(loss, out, numbers, place)
+        slopes = _from_kernels(loss, out, numbers, place, kernels)
         if slopes is None:
             slopes = _from_scores(loss, out, numbers, place, relation, upper, row_value, sweep)
         for k, slope in slopes.items():
@@ -67,12 +69,20 @@ def attach(
     return columns
 
 
-def _from_counts(loss: RowLoss, out: Sequence[Tensor], values: Values, place: int) -> dict[int, Tensor | float] | None:
-    """Slopes by output, where the outputs themselves say them."""
+def _from_kernels(
+    loss: RowLoss, out: Sequence[Tensor], values: Values, place: int, kernels: Callable[[Values], Tensor]
+) -> dict[int, Tensor | float] | None:
+    """Slopes by output, where the outputs themselves say them, or those of other parameters."""
     if loss == RowLoss.lse and place in (2, 3) and not values[6]:
         return {place - 2: 1.0}
-    if loss == RowLoss.hinge and place in (1, 2) and values[3] == 1:
-        return {0: -values[0] * out[1].detach()} if place == 1 else {2: values[0] * out[3].detach()}
+    if loss == RowLoss.hinge and place in (1, 2):
+        column = 0 if place == 1 else 2
+        if values[3] == 1:
+            slope = out[column + 1].detach()
+        else:
+            with torch.no_grad():
+                slope = 2 * kernels([*values[:3], 1.0, *values[4:]])[:, column]
+        return {column: (-values[0] if place == 1 else values[0]) * slope}
     if place == 1 and (loss == RowLoss.semihard or (loss == RowLoss.triplet and not values[2])):
         return {0: out[1].detach()}
     return None

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastssl.functional as F
 from fastssl import backend, losses
+from fastssl.functional._pairs import Pairs
 from tests.support.subjects import labels_for
 
 
@@ -599,3 +600,21 @@ def test_soft_labels_within_torch_func() -> None:
     torch.testing.assert_close(torch.func.grad(lambda t: F.sup_con(t, labels))(x), wanted)
     per_example = torch.func.vmap(torch.func.grad(lambda t: F.sup_con(t, labels)))(torch.stack([x, x]))
     torch.testing.assert_close(per_example[1], wanted)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_learned_margins_of_squared_hinges_take_no_strips_of_scores(
+    listed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their slope is twice the hinge, which the kernel gives; the strips took 18 times as long as the loss."""
+    monkeypatch.setattr(Pairs, "_strips", lambda *_: pytest.fail("strips of scores"))
+    x, y = torch.randn(40, 5, dtype=torch.float64), torch.arange(40) % 7
+    above, below = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (1.3, 3.1))
+    i, j = torch.triu_indices(40, 40, 1)[:, :: 3 if listed else 1]
+    same = y[i] == y[j]
+    pairs = (i[same], j[same], i[~same], j[~same]) if listed else None
+    value = F.contrastive(x, y, positive_margin=above, margin=below, indices_tuple=pairs)
+    d = (x[i] - x[j]).norm(dim=1)
+    wanted = torch.where(same, (d - above).clamp(min=0), (below - d).clamp(min=0)).square().mean()
+    torch.testing.assert_close(value, wanted)
+    torch.testing.assert_close(torch.autograd.grad(value, (above, below)), torch.autograd.grad(wanted, (above, below)))
