@@ -310,7 +310,7 @@ def _number(version: str) -> tuple[int, ...]:
 
 def number(name: str, given: Any, like: Tensor) -> Tensor | float:
     """A numeric setting for rows ``like`` these: a float, or a tensor if it requires a gradient."""
-    if torch.compiler.is_compiling() and isinstance(given, np.ndarray):  # what a number of numpy's is there
+    if isinstance(given, np.ndarray):  # what a number of numpy's is within torch.compile, and where made there
         given = torch.as_tensor(given)
     if isinstance(given, Tensor):
         plain = given.numel() == 1 and given.is_floating_point()

@@ -394,14 +394,15 @@ def _angular_miner(miner: Any, embeddings: Tensor, labels: Tensor, ref_emb: Tens
     require_matrices(embeddings, ref_emb)
     if embeddings.dtype not in (torch.float32, torch.float64) or ref_emb.dtype != embeddings.dtype:
         raise NotFused("rows of 16 bits, or of two dtypes")
-    if not 0 < plain(number("angle", miner.angle, embeddings)) < math.pi / 2:
+    angle = plain(number("angle", miner.angle, embeddings))
+    if not 0 < angle < math.pi / 2:
         raise NotFused("an angle that all triplets have, or none")
-    apart, tangent = miner.distance.pairwise_distance, 2 * math.tan(miner.angle)
+    apart, tangent = miner.distance.pairwise_distance, 2 * math.tan(angle)
     squares = ref_emb.square().sum(1)
 
     def exact(a: Tensor, p: Tensor, n: Tensor) -> Tensor:
         sides = embeddings[a], ref_emb[p]
-        return torch.atan(apart(*sides) / (2 * apart(ref_emb[n], (sides[0] + sides[1]) / 2))) > miner.angle
+        return torch.atan(apart(*sides) / (2 * apart(ref_emb[n], (sides[0] + sides[1]) / 2))) > angle
 
     def wanted(a: Tensor, p: Tensor, different: Tensor) -> Tensor:
         anchors, positives = embeddings[a], ref_emb[p]
@@ -417,7 +418,7 @@ def _angular_miner(miner: Any, embeddings: Tensor, labels: Tensor, ref_emb: Tens
             different[pair, n] = exact(a[pair], p[pair], n)
         return different
 
-    return _mined(miner, labels, ref_labels, miner.angle, wanted)
+    return _mined(miner, labels, ref_labels, angle, wanted)
 
 
 def _check_loss(loss: Any, embeddings: Tensor) -> None:

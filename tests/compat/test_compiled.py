@@ -249,6 +249,20 @@ def test_a_call_that_runs_the_original_adds_no_graph(why: str) -> None:
     assert not calls.fused and why in str(calls.original)
 
 
+def test_a_miner_that_is_made_within_a_compiled_function() -> None:
+    """Its angle, a number of numpy's, is an array there, which the original refuses outside of the graph."""
+    metric_learning()
+    from pytorch_metric_learning import miners
+
+    x, y = _rows(0).detach(), torch.arange(ROWS) % 8
+    wanted = miners.AngularMiner(30)(x, y)
+    fastssl.patch("pytorch_metric_learning")
+    found = torch.compile(lambda x: miners.AngularMiner(30)(x, y), backend="eager")(x)
+    assert all(map(torch.equal, found, wanted))
+    calls = fastssl.patched()["pytorch_metric_learning"]["AngularMiner"]
+    assert calls.fused and not calls.original
+
+
 def test_compiled_derivatives_of_torch_func_run_the_original() -> None:
     """Whether a transform is active is read when the graph is made, which is guarded by it."""
     package("open_clip")
