@@ -282,6 +282,7 @@ def pretrain(
     from fastssl.cli.evaluation import data_of, leaving_out
     from fastssl.cli.plan import plan
     from fastssl.cli.recipes import (
+        CONTINUED,
         build_method,
         check_rate,
         encoder_for,
@@ -387,7 +388,9 @@ def pretrain(
         if names_network(init):
             if vocabulary is not None:
                 raise ValueError(f"vocabulary: expected none, {init} has its own tokenizer")
-            chosen = replace(chosen, network={})  # those of the network that it starts from
+            # The network's own sizes, and where others have pretrained it, a rate that keeps what it has learned.
+            own_rate = CONTINUED if init.startswith("huggingface:") else {}
+            chosen = replace(chosen, network={}, options=chosen.options | own_rate)
     known, options = chosen, chosen.options | given
     if epochs is not None:
         options.pop("minutes", None)  # of a resumed run

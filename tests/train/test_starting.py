@@ -351,9 +351,10 @@ def test_models_of_transformers(kind: str, method: str, texts: Path, tmp_path: P
     if network.kind in MASKED:
         assert "order: expected None (--order none)" in run("pretrain", method, *asked, *FEW, "--out", out, code=2)
         asked += ["--order", "none"]
-    assert f"{network.kind}, {amount(network.options['depth'], 'layer')} of 16, 32 tokens" in run(
-        "pretrain", method, *asked, *FEW, "--out", out
-    )
+    printed = run("pretrain", method, *asked, *FEW, "--out", out)
+    assert f"{network.kind}, {amount(network.options['depth'], 'layer')} of 16, 32 tokens" in printed
+    assert "optimizer adamw, lr 5e-05" in printed  # not that of the recipe, for small networks from random weights
+    assert "optimizer adamw, lr 0.001" in run("pretrain", method, *asked, *FEW, "--lr", "1e-3", "--dry-run")
     again, _ = load_language(out)
     assert again.options["config"]["vocab_size"] == network.options["config"]["vocab_size"]
     assert again.vocabulary >= get(method).vocabulary(tokenizer)  # type: ignore[attr-defined]
