@@ -462,8 +462,8 @@ def as_array(labels: Any) -> np.ndarray:
         ) from error
 
 
-def checked_scores(scores: Any, count: int) -> np.ndarray:
-    """Numbers to predict as float64 [N], NaN where unknown, given as [N] or a column [N, 1].
+def checked_scores(scores: Any, count: int, name: str = "scores") -> np.ndarray:
+    """Numbers to predict as float64 [N], NaN where unknown, given as [N] or a column [N, 1]; ``name``: in errors.
 
     Raises:
         ValueError: a wrong number or dtype of them, or infinite ones.
@@ -471,12 +471,12 @@ def checked_scores(scores: Any, count: int) -> np.ndarray:
     array = np.asarray(scores)
     array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
     if array.shape != (count,) or (count and array.dtype.kind not in "iuf"):
-        raise ValueError(f"scores: expected {count} numbers, got {array.dtype} of shape {array.shape}")
+        raise ValueError(f"{name}: expected {count} numbers, got {array.dtype} of shape {array.shape}")
     array = array.astype(np.float64)
     if bool(np.isinf(array).any()):
         wrong = int(np.isinf(array).argmax())
         raise ValueError(
-            f"scores: expected finite numbers, or NaN for unknown ones, got {array[wrong]:g} for item {wrong}"
+            f"{name}: expected finite numbers, or NaN for unknown ones, got {array[wrong]:g} for item {wrong}"
         )
     return array
 
@@ -488,7 +488,8 @@ def labels_or_scores(labels: Any, count: int, classes: Sequence[str]) -> np.ndar
     Raises:
         ValueError: as of the two functions.
     """
-    return checked_scores(labels, count) if are_scores(labels) and not classes else checked_labels(labels, count)
+    of_scores = are_scores(labels) and not classes
+    return checked_scores(labels, count, "labels") if of_scores else checked_labels(labels, count)
 
 
 def checked_labels(labels: Any, count: int) -> np.ndarray:

@@ -231,7 +231,7 @@ def test_what_cannot_be_tuned_is_named() -> None:
     bare = Splits("bare", Corpus(["a", "b"]), Corpus(["a"]))
     with pytest.raises(ValueError, match="data: expected labelled texts.*column label or score"):
         few_text_labels({"a": start}, Tokenizer(), bare)
-    with pytest.raises(ValueError, match="labels: expected 2, got 3"):
+    with pytest.raises(ValueError, match="labels: expected 2 numbers, got float64 of shape"):
         Corpus(["a", "b"], labels=np.zeros(3))
     short = build_language({"name": "transformer", "vocabulary": 261, "width": 8, "heads": 2, "length": 2})
     with pytest.raises(ValueError, match="network: expected a length of at least"):
