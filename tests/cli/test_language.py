@@ -104,20 +104,17 @@ NAMES = "mr B-PER\nlee I-PER\nspoke O\n\nso O\nms B-PER\nday I-PER\n\n"
 SPEECH = "1\tthey\t_\tPRON\t_\t_\t2\t_\t_\t_\n2\tspoke\t_\tVERB\t_\t_\t0\t_\t_\t_\n\n"
 
 
-def test_tags_and_translations_of_own_files(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tags_and_translations_of_own_files(texts: Path, tmp_path: Path) -> None:
     """From files of the user's own to tables beside scratch."""
-    from fastssl.evaluate import TextFineTuning
-
     pytest.importorskip("transformers")
-    quick = TextFineTuning(epochs=1, least_steps=3, rates=(0.01,))
-    monkeypatch.setattr("fastssl.evaluate.compare_texts.TextFineTuning", lambda: quick)
     file = tmp_path / "texts.tok"
     run("tokenize", f"text:{texts}", file, "--tokenizer", "bytes")
     for name, network in (("bert", "transformer"), ("t5", "t5")):
         run("pretrain", name, "--data", file, "--network", network, *SHAPE, "--out", tmp_path / name)
 
     def scores(name: str, protocol: str, data: str, *more: str) -> dict[str, dict[str, float]]:
-        run("evaluate", tmp_path / name, "--protocol", protocol, "--data", data, *more, "--out", tmp_path / "a.json")
+        few = ["--steps", "2", "--out", tmp_path / "a.json"]
+        run("evaluate", tmp_path / name, "--protocol", protocol, "--data", data, *more, *few)
         found: dict[str, dict[str, float]] = json.loads((tmp_path / "a.json").read_text())
         return found
 
@@ -146,8 +143,7 @@ def test_tags_and_translations_of_own_files(texts: Path, tmp_path: Path, monkeyp
     assert "expected conll:FILE" in run("evaluate", tmp_path / "bert", "--protocol", "tags", "--data", "names", code=2)
 
     (tmp_path / "pairs.tsv").write_text("uno\tone\ndos\ttwo\ntres\tthree\n" * 5)
-    given = ["--seeds", "1", "--steps", "2"]
-    table = scores("t5", "translation", f"pairs:{tmp_path / 'pairs.tsv'}", "--labels", "4", *given)
+    table = scores("t5", "translation", f"pairs:{tmp_path / 'pairs.tsv'}", "--labels", "4", "--seeds", "1")
     names = [f"pairs, 4 pairs, {name}" for name in ("BLEU", "chrF", "ROUGE-L", "nats per token")]
     assert list(table) == names and set(table[names[3]]) == {"pretrained", "from scratch"}
     assert all(set(table[name]) == {"pretrained", "from scratch", "source text"} for name in names[:3])

@@ -101,7 +101,7 @@ def test_files_take_labels_of_every_kind(folder: Path, labels: Any) -> None:
     assert some.read(0).label == (0 if wanted.dtype.kind == "i" and wanted.ndim == 1 else None)
     with pytest.raises(ValueError, match="labels: expected 3 integers, got float64 .*; numbers to predict are"):
         FileSource(paths, [0.5, 1.0, 2.0], ["cat", "dog"])
-    with pytest.raises(ValueError, match=r"scores: expected 3 numbers, got float64 of shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"labels: expected 3 numbers, got float64 of shape \(2,\)"):
         FileSource(paths, [0.5, 1.0])
 
 
