@@ -153,7 +153,9 @@ def frames(root: str, gap: int = 15, step: int = 1, **options: Any) -> FrameSour
     ordered.skipped = {why: count for why, count in {**found.skipped, LONE: texts}.items() if count > 0}
     if not all("/" in clip for clip in clips):  # the folders are clips, not classes
         ordered.labels, ordered.classes = None, []
-    return FrameSource(ordered, clips, gap, step, poses=poses)
+        ordered.classes_from = f"classes are folders of clips, {root} has clips alone"
+    number = {clip: k for k, clip in enumerate(dict.fromkeys(clips))}
+    return FrameSource(ordered, [number[clip] for clip in clips], gap, step, poses=poses)
 
 
 def _natural(name: str) -> list[Any]:

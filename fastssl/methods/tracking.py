@@ -108,9 +108,6 @@ class Tracking(ImageMethod):
     def represent(self, *views: Tensor) -> tuple[Tensor, ...]:
         return self.projector(self.embed(torch.cat(views))).chunk(2)
 
-    def inputs(self, batch: Batch) -> list[Tensor]:
-        return batch.views
-
     def batch_loss(self, batch: Batch, *representations: Tensor) -> Tensor:
         return self.objective(*representations, labels=batch.ids)
 
