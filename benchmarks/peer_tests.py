@@ -10,6 +10,7 @@ many tests pass and how many calls ran fused, and exits with 1 where a test pass
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import subprocess
 import sys
@@ -20,16 +21,20 @@ from pathlib import Path
 from typing import Any
 
 MARK = "fastssl: "
-LIBRARY = "FASTSSL_PEER"  # set in the patched run, whose pytest loads this file as a plugin
+LIBRARY, PATCHED = "FASTSSL_PEER", "FASTSSL_PATCHED"  # of the runs of pytest, which load this file as a plugin
 
 
 def pytest_configure() -> None:
-    import fastssl
+    importlib.import_module(os.environ[LIBRARY])  # the installed one in both runs, not that of the checkout
+    if os.environ[PATCHED]:
+        import fastssl
 
-    fastssl.patch(os.environ[LIBRARY])
+        fastssl.patch(os.environ[LIBRARY])
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if not os.environ[PATCHED]:
+        return
     import fastssl
 
     for name, calls in fastssl.patched().get(os.environ[LIBRARY], {}).items():
@@ -44,12 +49,20 @@ def outcomes(library: str, checkout: Path, arguments: list[str], patched: bool) 
     path = os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])
     with tempfile.TemporaryDirectory() as temporary:
         report = Path(temporary) / "report.xml"
-        plugin = ["-p", Path(__file__).stem] if patched else []
-        options = ["-q", "-p", "no:cacheprovider", "-n0", "--tb=line", f"--junitxml={report}", *plugin]
+        options = [
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-n0",
+            "--tb=line",
+            f"--junitxml={report}",
+            "-p",
+            Path(__file__).stem,
+        ]
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *options, *arguments],
             cwd=checkout,
-            env={**os.environ, "PYTHONPATH": path, LIBRARY: library},
+            env={**os.environ, "PYTHONPATH": path, LIBRARY: library, PATCHED: "1" if patched else ""},
             capture_output=True,
             text=True,
             check=False,
