@@ -14,7 +14,7 @@ from fastssl._words import amount
 from fastssl.data.columns import check_options
 from fastssl.data.files import FileSource, NoImagesError, folder
 from fastssl.data.listing import LONE
-from fastssl.data.source import Item, Reduction, Subset, digest
+from fastssl.data.source import Item, Reduction, Subset, digest, first_indices
 from fastssl.data.storage import content, is_file, join
 
 KIND = "frames"
@@ -77,11 +77,9 @@ class FrameSource(Subset):
         return first._replace(images=(first.images or ()) + (second.images or ()), label=self.label_of(index))
 
     @property
-    def image_ids(self) -> np.ndarray:
+    def image_ids(self) -> np.ndarray | None:
         """The first item of the clip of each: frames of one clip are alike."""
-        _, first, clip = np.unique(self.clip, return_index=True, return_inverse=True)
-        ids: np.ndarray = first[clip]
-        return ids
+        return first_indices(self.clip.tolist())
 
     @property
     def fingerprint(self) -> str:

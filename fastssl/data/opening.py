@@ -394,15 +394,7 @@ def _frames(
     place = root if is_url(root) else os.path.expanduser(root)
     if not is_folder(place):
         raise FileNotFoundError(f"data: expected a folder of clips, there is none called {root!r}")
-    options = {**options, "progress": progress}
-    parts = parts_of(place)
-    if parts is None:
-        return open_frames(place, given, options)
-    chosen = open_frames(parts[0 if part == "train" else 1], given, options)
-    chosen.name = _called(place)
-    if part != "train" and chosen.labels is not None:
-        number_alike(chosen, open_frames(parts[0], given, options).classes)
-    return _part_of(chosen, part)
+    return _part(place, part, lambda own, show: open_frames(own, given, {**options, "progress": show}), progress)
 
 
 def _hub(root: str, part: str, given: dict[str, str], options: dict[str, Any]) -> Source:
@@ -452,12 +444,16 @@ def _folder(place: str, part: str, options: dict[str, Any], progress: Callable[[
         return shards
     if (name := prefixed(place)) != place:
         return _named(name, part, options, progress)
+
+    def items(own: str, show: Callable[[int], None] | None) -> Source:
+        return _items(own, options, show)
+
     known = benchmarks.recognised(there)
     if known is None:
-        return _part(place, part, options, progress)
+        return _part(place, part, items, progress)
     remedy = f"the labels and parts of this data set are read as {known}:{place}"
     try:
-        found = _part(place, part, options, progress)
+        found = _part(place, part, items, progress)
     except NoImagesError as error:
         raise NoImagesError(f"{error}; {remedy}") from error
     log.warning("%s: %s", place, remedy)
@@ -465,16 +461,21 @@ def _folder(place: str, part: str, options: dict[str, Any], progress: Callable[[
     return found
 
 
-def _part(place: str, part: str, options: dict[str, Any], progress: Callable[[int], None] | None) -> Source:
-    """A part of a folder that has both, or all that it holds."""
+def _part(
+    place: str,
+    part: str,
+    read: Callable[[str, Callable[[int], None] | None], Source],
+    progress: Callable[[int], None] | None,
+) -> Source:
+    """A part of a folder that has both, or all that it holds; ``read``: the source of a folder."""
     parts = parts_of(place)
     if parts is not None:
-        chosen = _items(parts[0 if part == "train" else 1], options, progress)
+        chosen = read(parts[0 if part == "train" else 1], progress)
         chosen.name = _called(place)
         if part != "train" and chosen.labels is not None:
-            number_alike(chosen, _items(parts[0], options, None).classes)
+            number_alike(chosen, read(parts[0], None).classes)
         return _part_of(chosen, part)
-    return _items(place, options, progress)
+    return read(place, progress)
 
 
 def prefixed(name: str) -> str:

@@ -37,7 +37,7 @@ def test_items_are_pairs_of_frames_of_a_clip_in_the_order_of_their_numbers(tmp_p
     assert isinstance(source, FrameSource) and source.labels is None and not source.classes
     assert levels(source) == [(100, 103), (0, 3), (2, 5), (4, 7), (6, 9), (8, 11)]
     assert source.skipped == {"clips of at most 3 frames": 1}
-    assert source.image_ids.tolist() == [0, 1, 1, 1, 1, 1]
+    assert source.image_ids is not None and source.image_ids.tolist() == [0, 1, 1, 1, 1, 1]
     assert "4 of them share a clip with an earlier one" in list(summary(source))
     assert len(each_once(source)) == 2
 
