@@ -60,12 +60,13 @@ def track(first: np.ndarray, second: np.ndarray, box: tuple[int, int, int, int],
     top, left, height, width = box
     block = _block(height, width)
     rows, columns = (int(reach * side) // block for side in (height, width))
-    a, b = _blocks(first, block), _blocks(second, block)
-    h, w = min(max(height // block, 1), len(a)), min(max(width // block, 1), a.shape[1])
-    y, x = min(round(top / block), len(a) - h), min(round(left / block), a.shape[1] - w)
+    tall, wide = (max(side // block, 1) for side in first.shape[:2])
+    h, w = min(max(height // block, 1), tall), min(max(width // block, 1), wide)
+    y, x = min(round(top / block), tall - h), min(round(left / block), wide - w)
     up, to_left = min(rows, y), min(columns, x)
-    region = b[y - up : y + h + rows, x - to_left : x + w + columns]
-    found = _best_match(a[y : y + h, x : x + w], region)
+    around = slice(block * (y - up), block * (y + h + rows)), slice(block * (x - to_left), block * (x + w + columns))
+    patch = slice(block * y, block * (y + h)), slice(block * x, block * (x + w))
+    found = _best_match(_blocks(first[patch], block), _blocks(second[around], block))
     if found is None:
         return top, left
     moved = block * (found[0] - up), block * (found[1] - to_left)
