@@ -20,6 +20,7 @@ from fastssl.augment.ops import (
     RandomRotation,
     RandomSolarize,
     RandomVerticalFlip,
+    Resize,
     Tile,
 )
 from fastssl.augment.policies import (
@@ -44,6 +45,7 @@ from fastssl.augment.policies import (
     policy,
 )
 from fastssl.augment.program import Augment, Params, Views, uniform
+from fastssl.augment.torchvision import from_torchvision
 
 __all__ = [
     "HALF",
@@ -79,11 +81,13 @@ __all__ = [
     "RandomSolarize",
     "RandomVerticalFlip",
     "RelativePatchAugment",
+    "Resize",
     "RotNetAugment",
     "SimCLRAugment",
     "Tile",
     "VICRegAugment",
     "Views",
+    "from_torchvision",
     "policy",
     "to_float",
     "uniform",

@@ -31,10 +31,11 @@ _CALLS = {  # where defaults do not fit the example's images of 48 x 48 pixels
     "RandomCrop": "32",
     "RandomRotation": "15.0",
     "RandomResizedCrop": "32",
+    "Resize": "32",
     "RelativePatchAugment": "12, cell=14, resize=44",
     "Tile": "3, 10, 8, index=4",
 }
-_CROPS = ("CenterCrop", "RandomCrop", "RandomResizedCrop")
+_CROPS = ("CenterCrop", "RandomCrop", "RandomResizedCrop", "Resize")
 
 
 def example(augmentation: type) -> str:

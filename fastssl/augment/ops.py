@@ -131,6 +131,34 @@ def _interpolation(name: str) -> int:
 
 
 @dataclass(frozen=True, repr=False)
+class Resize(Operation):
+    """Resizes the whole image, whatever its aspect ratio.
+
+    Args:
+        size: output size in pixels, or (height, width).
+        interpolation: "bilinear" or "bicubic", antialiased.
+    """
+
+    size: int | tuple[int, int]
+    interpolation: str = "bilinear"
+
+    kind = RandomResizedCrop.kind
+    columns = RandomResizedCrop.columns
+    geometric = crops = True
+
+    def check(self) -> None:
+        height_and_width(self.size)
+        _interpolation(self.interpolation)
+
+    def arguments(self) -> list[float]:
+        # No box of four times the area fits, whereupon a random crop takes the whole image if its ratio is allowed.
+        return [4.0, 4.0, 1e-6, 1e6, *height_and_width(self.size), _interpolation(self.interpolation)]
+
+    def window(self, before: tuple[int, int] | None) -> tuple[int, int]:
+        return height_and_width(self.size)
+
+
+@dataclass(frozen=True, repr=False)
 class CenterCrop(Operation):
     """Crops the centre of the image.
 

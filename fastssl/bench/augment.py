@@ -28,6 +28,7 @@ from fastssl.augment import (
     RandomHorizontalFlip,
     RandomResizedCrop,
     SimCLRAugment,
+    from_torchvision,
 )
 from fastssl.bench.harness import as_dict, compare, fma_rate, machine, threads
 
@@ -327,18 +328,26 @@ def loading(report: Callable[[str], None], seconds: float, count: int = 512) -> 
             report("  torchvision is not installed: no comparison of loaders")
             return result
         one = _torchvision(v2, 224, 23, first=[], last=[v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
-        data = torch.utils.data.DataLoader(
-            ImageFolder(root, transform=_Twice(one)), batch_size=64, num_workers=2, shuffle=True, drop_last=True,
-            persistent_workers=True,
-        )  # fmt: skip
 
-        def theirs() -> None:
-            for _ in data:
-                pass
+        def epoch(transform: Any) -> Callable[[], None]:
+            data = torch.utils.data.DataLoader(
+                ImageFolder(root, transform=_Twice(transform)), batch_size=64, num_workers=2, shuffle=True,
+                drop_last=True, persistent_workers=True,
+            )  # fmt: skip
 
+            def read() -> None:
+                for _ in data:
+                    pass
+
+            return read
+
+        theirs = epoch(one)
         against = compare(ours, theirs, seconds=seconds, least=3)
         result["torchvision"] = {**as_dict(against), "images": count}
         report(f"  torchvision's ImageFolder {count / against.other_seconds:.0f}/s: {against.ratio:.1f}")
+        against = compare(epoch(from_torchvision(one)), theirs, seconds=seconds, least=3)
+        result["converted"] = {**as_dict(against), "images": count}
+        report(f"  the same with from_torchvision {count / against.fused_seconds:.0f}/s: {against.ratio:.1f}")
     return result
 
 

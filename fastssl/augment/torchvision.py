@@ -1,0 +1,401 @@
+"""Transforms of torchvision and lightly as fused programs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastssl.augment.ops import (
+    CenterCrop,
+    ColorJitter,
+    GaussianBlur,
+    Normalize,
+    Operation,
+    RandomCrop,
+    RandomEqualize,
+    RandomErasing,
+    RandomGrayscale,
+    RandomHorizontalFlip,
+    RandomPosterize,
+    RandomResizedCrop,
+    RandomSolarize,
+    RandomVerticalFlip,
+    Resize,
+)
+from fastssl.augment.program import DTYPES, Augment, Views
+
+Step = Operation | Normalize
+Rules = Mapping[type, Callable[[Any], Any]]
+SIGMAS = 4  # standard deviations that the taps of a blur reach whose library names none
+
+
+class _Unknown(ValueError):
+    """A transform that no program computes; what it says follows the transform's place."""
+
+
+class _ToFloat:
+    """The conversion of uint8 to floats in [0, 1], and their dtype."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+
+class _Shorter:
+    """A resize of the shorter side, which a crop follows."""
+
+    def __init__(self, size: int, interpolation: str) -> None:
+        self.size, self.interpolation = size, interpolation
+
+
+def from_torchvision(
+    transform: Any,
+    *,
+    rules: Rules | None = None,
+    dtype: torch.dtype | None = None,
+    channels_last: bool = False,
+    channels: int = 3,
+) -> Augment | Views:
+    """Makes the program of a transform of torchvision (``transforms`` or ``transforms.v2``) or lightly.
+
+    The program draws from the same distributions and computes the same views to within 2/255 (see "Semantics" of the
+    guide), but from other random numbers. It takes the place of the transform: of one image it makes one view, and of
+    several transforms a list of views.
+
+    Args:
+        transform: a ``Compose`` or another transform, one of lightly's such as ``SimCLRTransform()``, or a list of
+            transforms, one per view.
+        rules: for classes of your own, by class: a function of the transform that returns an operation, a list of
+            operations, a transform that is known, or None where it has no effect.
+        dtype: dtype of the views; None: that to which the transform converts, float32 of ``ToTensor``.
+        channels_last: views in channels_last memory format.
+        channels: number of channels, as for :class:`Augment`.
+
+    Returns:
+        Augment | Views: an :class:`Augment`, or :class:`Views` of a transform that makes several views.
+
+    Raises:
+        ValueError: a transform without a fused equivalent, by its place, or operations in an order that a program
+            does not have.
+
+    Example:
+        >>> from torch import nn
+        >>> from fastssl.augment import GaussianBlur, Normalize, RandomResizedCrop, from_torchvision
+        >>> class Blur(nn.Module):  # as training scripts define one
+        ...     sigma = (0.1, 2.0)
+        >>> # beside it, transforms of torchvision: transforms.RandomResizedCrop(32), transforms.ToTensor(), ...
+        >>> transform = nn.Sequential(Blur())
+        >>> rules = {Blur: lambda t: [RandomResizedCrop(32), GaussianBlur(9, t.sigma, p=0.5), Normalize()]}
+        >>> [program.size for program in from_torchvision([transform, transform], rules=rules).programs]
+        [(32, 32), (32, 32)]
+    """
+    rules = rules or {}
+    parts = _views(transform, rules)
+    if parts is None:
+        return _program(transform, rules, dtype, channels_last, channels)
+    distinct: list[tuple[int, Any]] = []
+    for k, part in enumerate(parts):
+        if distinct and part is parts[k - 1]:
+            distinct[-1] = (distinct[-1][0] + 1, distinct[-1][1])
+        else:
+            distinct.append((1, _program(part, rules, dtype, channels_last, channels, f"transforms[{k}]")))
+    return Views(distinct)
+
+
+def _views(transform: Any, rules: Rules) -> Sequence[Any] | None:
+    """The transforms of several views."""
+    if isinstance(transform, (list, tuple)):
+        return transform
+    if _rule(transform, rules) is None and _library(transform) == "lightly":
+        names = {kind.__name__ for kind in type(transform).__mro__}
+        if names & {"MultiViewTransform", "MultiViewTransformV2"}:
+            return list(transform.transforms)
+        if names & {"MAETransform", "CAPITransform"}:  # a list of one view
+            return [transform.transform]
+    return None
+
+
+def _program(
+    transform: Any,
+    rules: Rules,
+    dtype: torch.dtype | None,
+    channels_last: bool,
+    channels: int,
+    place: str = "transform",
+) -> Augment:
+    steps = list(_steps(transform, rules, place))
+    floats = [step for step in steps if isinstance(step, _ToFloat)]
+    if not floats and not any(isinstance(step, Normalize) for step in steps):
+        raise ValueError(
+            f"{place}: expected a conversion to floats, such as ToTensor() or ToDtype(torch.float32, scale=True)"
+        )
+    if dtype is None:
+        dtype = floats[-1].dtype if floats else torch.float32
+    operations = _ordered([step for step in steps if not isinstance(step, _ToFloat)], place)
+    return Augment(operations, dtype=dtype, channels_last=channels_last, channels=channels)
+
+
+def _steps(transform: Any, rules: Rules, place: str) -> Iterable[Any]:
+    """The operations, resizes and conversions of a transform, in its order."""
+    rule = _rule(transform, rules)
+    if rule is not None:
+        found = rule(transform)
+    elif isinstance(transform, Step):
+        found = transform
+    else:
+        name, library = type(transform).__name__, _library(transform)
+        if library == "torch" and isinstance(transform, nn.Sequential):
+            found = list(transform)
+        elif library == "torch" and type(transform) is nn.Identity:
+            found = None
+        elif library == "lightly" and ("View" in name or name in WRAPPERS) and hasattr(transform, "transform"):
+            yield from _steps(transform.transform, rules, f"{place}.transform")
+            return
+        else:
+            known = {"torchvision": TORCHVISION, "lightly": LIGHTLY}.get(library, {}).get(name)
+            if known is None:
+                raise ValueError(
+                    f"{place}: {type(transform).__module__}.{name} has no fused equivalent; rules={{{name}: lambda t: "
+                    "...} can name the operations to take for it"
+                )
+            if name == "RandomApply":
+                yield from _applied(transform, rules, place)
+                return
+            try:
+                found = known(transform)
+            except _Unknown as error:
+                raise ValueError(f"{place}: {name}: {error}") from None
+    if found is None:
+        return
+    if isinstance(found, (Operation, Normalize, _ToFloat, _Shorter)):
+        yield found
+        return
+    if not isinstance(found, (list, tuple)):
+        yield from _steps(found, rules, place)
+        return
+    for k, part in enumerate(found):
+        yield from _steps(part, rules, f"{place}.transforms[{k}]")
+
+
+def _applied(transform: Any, rules: Rules, place: str) -> Iterable[Any]:
+    """One operation that is applied with the probability of a ``RandomApply``."""
+    p = float(transform.p)
+    if p == 0:
+        return
+    inner = [s for k, t in enumerate(transform.transforms) for s in _steps(t, rules, f"{place}.transforms[{k}]")]
+    if p == 1 or not inner:
+        yield from inner
+    elif len(inner) == 1 and hasattr(inner[0], "p"):
+        yield replace(inner[0], p=inner[0].p * p)
+    else:
+        raise ValueError(f"{place}: RandomApply(p={p:g}): expected one operation that has a probability, got {inner}")
+
+
+def _ordered(steps: list[Any], place: str) -> list[Step]:
+    """The steps in the order of a program, which changes no view: flips commute with operations on colours."""
+    steps = [s for s in steps if getattr(s, "p", 1) != 0]
+    steps = _resized(steps, place)
+    crops = [s for s in steps if isinstance(s, Operation) and s.crops]
+    flips = [s for s in steps if isinstance(s, RandomHorizontalFlip)]
+    if len(crops) != 1:
+        raise ValueError(f"{place}: expected one crop or resize, which determines the size of the views, got {crops}")
+    first = steps.index(crops[0])
+    before = [s for s in steps[:first] if not isinstance(s, RandomHorizontalFlip)]
+    if before or (first and type(crops[0]) is CenterCrop):
+        raise ValueError(f"{place}: expected {crops[0]} as the first operation, got {steps[0]} before it")
+    colors: list[Step] = []
+    normalize: Normalize | None = None
+    for step in steps:
+        if step in crops or step in flips:
+            continue
+        if isinstance(step, Normalize):
+            if normalize is not None:
+                raise ValueError(f"{place}: expected one Normalize, got a second, {step}")
+            normalize = step
+        elif normalize is None:
+            colors.append(step)
+        elif isinstance(step, RandomErasing):  # its colour is one of normalised values
+            mean, std = normalize.means(), normalize.stds()
+            value: Any = tuple(v * s + m for v, s, m in zip(step.color(), std, mean))
+            colors.append(replace(step, value=value))
+        else:
+            raise ValueError(f"{place}: expected {step} before Normalize, which comes last in a program")
+    return [*crops, *flips, *colors, *([] if normalize is None else [normalize])]
+
+
+def _resized(steps: list[Any], place: str) -> list[Any]:
+    """Resizes of the shorter side as a part of the crop that follows them."""
+    done: list[Any] = []
+    for k, step in enumerate(steps):
+        if not isinstance(step, _Shorter):
+            before = steps[k - 1] if k else None
+            if isinstance(before, _Shorter):
+                step = replace(step, resize=before.size, interpolation=before.interpolation)
+            done.append(step)
+        elif k + 1 == len(steps) or type(steps[k + 1]) not in (CenterCrop, RandomCrop):
+            after = "nothing" if k + 1 == len(steps) else repr(steps[k + 1])
+            hint = "; RandomResizedCrop reads the whole image: leave the resize out" if "Resized" in after else ""
+            raise ValueError(
+                f"{place}: expected a CenterCrop or RandomCrop after Resize({step.size}), which resizes the shorter "
+                f"side and leaves the size of views open, got {after}{hint}"
+            )
+    return done
+
+
+def _rule(transform: Any, rules: Rules) -> Callable[[Any], Any] | None:
+    return next((rule for kind, rule in rules.items() if isinstance(transform, kind)), None)
+
+
+def _library(transform: Any) -> str:
+    """The library that defines the class: one derived from it may do anything."""
+    return type(transform).__module__.partition(".")[0]
+
+
+# --- one function per class ----------------------------------------------------------------------------------------
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[-1])
+
+
+def _interpolated(t: Any) -> str:
+    name = str(getattr(t.interpolation, "value", t.interpolation))
+    if name not in ("bilinear", "bicubic"):
+        raise _Unknown(f"expected bilinear or bicubic interpolation, got {name}")
+    if getattr(t, "antialias", True) is False:
+        raise _Unknown("expected antialias=True, as of Pillow images")
+    return name
+
+
+def _resized_crop(t: Any) -> Operation:
+    return RandomResizedCrop(_pair(t.size), tuple(t.scale), tuple(t.ratio), _interpolated(t))
+
+
+def _resize(t: Any) -> Any:
+    if getattr(t, "max_size", None) is not None:
+        raise _Unknown(f"expected no max_size, got {t.max_size}")
+    if t.size is None:
+        raise _Unknown("expected a size, got None")
+    if isinstance(t.size, int) or len(t.size) == 1:
+        return _Shorter(_pair(t.size)[0], _interpolated(t))
+    return Resize(_pair(t.size), _interpolated(t))
+
+
+def _random_crop(t: Any) -> Operation:
+    if t.padding or t.pad_if_needed:
+        raise _Unknown(f"expected no padding, got padding={t.padding}, pad_if_needed={t.pad_if_needed}")
+    return RandomCrop(_pair(t.size))
+
+
+def _jitter(t: Any) -> Operation:
+    given: dict[str, Any] = {}
+    for name in ("brightness", "contrast", "saturation", "hue"):
+        value = getattr(t, name)
+        given[name] = 0.0 if value is None else value if isinstance(value, (int, float)) else tuple(value)
+    return ColorJitter(**given)
+
+
+def _gray(t: Any) -> Operation:
+    if t.num_output_channels != 3:
+        raise _Unknown("expected three channels; views of one: leave it out, and pass channels=1")
+    return RandomGrayscale(1.0)
+
+
+def _blur(t: Any) -> Operation:
+    taps = {*_pair(t.kernel_size)}
+    if len(taps) > 1:
+        raise _Unknown(f"expected a square kernel, got {t.kernel_size}")
+    sigma = t.sigma if isinstance(t.sigma, (list, tuple)) else (t.sigma, t.sigma)
+    return GaussianBlur(taps.pop(), (sigma[0], sigma[-1]))
+
+
+def _threshold(value: float) -> float:
+    """Of floats in [0, 1]; above it, of uint8."""
+    return value / 255 if value > 1 else float(value)
+
+
+def _erasing(t: Any) -> Operation:
+    value = t.value
+    if isinstance(value, str) or value is None:
+        raise _Unknown(f"expected a number or three as its value, got {value!r}")
+    color = value if isinstance(value, (int, float)) else tuple(value) if len(value) == 3 else value[0]
+    return RandomErasing(t.p, tuple(t.scale), tuple(t.ratio), color)
+
+
+def _normalize(t: Any) -> Normalize:
+    return Normalize(tuple(float(v) for v in t.mean), tuple(float(v) for v in t.std))
+
+
+def _to_dtype(t: Any) -> Any:
+    if t.dtype == torch.uint8:
+        return None
+    if t.dtype not in DTYPES:
+        raise _Unknown(f"expected one of {DTYPES}, got {t.dtype}")
+    if not getattr(t, "scale", True):
+        raise _Unknown("expected scale=True: colours are in [0, 1]")
+    return _ToFloat(t.dtype)
+
+
+def _to_tensor(_: Any) -> Any:
+    return _ToFloat(torch.float32)
+
+
+def _nothing(_: Any) -> None:
+    return None
+
+
+def _parts(t: Any) -> list[Any]:
+    return list(t.transforms)
+
+
+TORCHVISION: dict[str, Callable[[Any], Any]] = {
+    "CenterCrop": lambda t: CenterCrop(_pair(t.size)),
+    "ColorJitter": _jitter,
+    "Compose": _parts,
+    "ConvertImageDtype": _to_dtype,
+    "GaussianBlur": _blur,
+    "Grayscale": _gray,
+    "Identity": _nothing,
+    "Normalize": _normalize,
+    "PILToTensor": _nothing,
+    "RGB": _nothing,
+    "RandomApply": _parts,  # with a probability: _applied
+    "RandomCrop": _random_crop,
+    "RandomEqualize": lambda t: RandomEqualize(t.p),
+    "RandomErasing": _erasing,
+    "RandomGrayscale": lambda t: RandomGrayscale(t.p),
+    "RandomHorizontalFlip": lambda t: RandomHorizontalFlip(t.p),
+    "RandomPosterize": lambda t: RandomPosterize(t.p, t.bits),
+    "RandomResizedCrop": _resized_crop,
+    "RandomSolarize": lambda t: RandomSolarize(t.p, _threshold(t.threshold)),
+    "RandomVerticalFlip": lambda t: RandomVerticalFlip(t.p),
+    "Resize": _resize,
+    "ToDtype": _to_dtype,
+    "ToImage": _nothing,
+    "ToPILImage": _nothing,
+    "ToPureTensor": _nothing,
+    "ToTensor": _to_tensor,
+}
+
+
+def _pillow_blur(t: Any) -> Operation:
+    low, high = t.sigmas
+    return GaussianBlur(2 * math.ceil(SIGMAS * high) + 1, (low, high), t.prob)
+
+
+def _turned(t: Any) -> None:
+    if t.prob:
+        raise _Unknown(f"expected probability 0, got {t.prob}")
+
+
+WRAPPERS = ("IJEPATransform", "RandomRotateDegrees")
+LIGHTLY: dict[str, Callable[[Any], Any]] = {
+    "GaussianBlur": _pillow_blur,
+    "RandomRotate": _turned,
+    "RandomSolarization": lambda t: RandomSolarize(t.prob, _threshold(t.threshold)),
+    "ToTensor": _to_tensor,
+}

@@ -1,0 +1,303 @@
+"""Transforms of torchvision and lightly as programs: stand-ins of their classes, and themselves where installed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from fastssl.augment import (
+    Augment,
+    CenterCrop,
+    ColorJitter,
+    GaussianBlur,
+    Normalize,
+    RandomCrop,
+    RandomErasing,
+    RandomGrayscale,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    RandomSolarize,
+    RandomVerticalFlip,
+    Resize,
+    Views,
+    from_torchvision,
+)
+
+
+def made(
+    name: str, library: str = "torchvision.transforms.v2._some", bases: tuple[type, ...] = (), **given: Any
+) -> Any:
+    """An object of a class of that name in that library, with these attributes."""
+    transform = type(name, bases, {"__module__": library})()
+    vars(transform).update(given)
+    return transform
+
+
+def crop(size: int = 32, scale: tuple[float, float] = (0.08, 1.0), **other: Any) -> Any:
+    given = {
+        "size": (size, size),
+        "scale": scale,
+        "ratio": (3 / 4, 4 / 3),
+        "interpolation": "bilinear",
+        "antialias": True,
+    }
+    return made("RandomResizedCrop", **given | other)
+
+
+def resize(size: Any, **other: Any) -> Any:
+    return made("Resize", **{"size": size, "interpolation": "bilinear", "max_size": None, "antialias": True} | other)
+
+
+def padded(size: int = 32, padding: Any = None) -> Any:
+    return made("RandomCrop", size=(size, size), padding=padding, pad_if_needed=False)
+
+
+def applied(p: float, *transforms: Any) -> Any:
+    return made("RandomApply", transforms=nn.ModuleList() if not transforms else list(transforms), p=p)
+
+
+def jitter(**given: Any) -> Any:
+    return made("ColorJitter", **{"brightness": None, "contrast": None, "saturation": None, "hue": None} | given)
+
+
+def erasing(**given: Any) -> Any:
+    return made("RandomErasing", **{"p": 0.5, "scale": (0.02, 0.33), "ratio": (0.3, 3.3), "value": 0} | given)
+
+
+def compose(*transforms: Any) -> Any:
+    return made("Compose", transforms=list(transforms))
+
+
+FLOAT = made("ToTensor")
+NORMALIZE = made("Normalize", mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4])
+FLIP = made("RandomHorizontalFlip", p=0.5)
+BLUR = made("GaussianBlur", kernel_size=(9, 9), sigma=[0.1, 2.0])
+
+
+def program(*transforms: Any, **options: Any) -> list[Any]:
+    found = from_torchvision(compose(*transforms), **options)
+    assert isinstance(found, Augment)
+    return [*found.operations, *([found.normalize] if found.normalize else [])]
+
+
+def test_a_whole_pipeline() -> None:
+    colors = jitter(brightness=(0.2, 1.8), contrast=[0.2, 1.8], hue=(-0.2, 0.2))
+    gray = made("RandomGrayscale", p=0.2)
+    assert program(crop(), FLIP, applied(0.8, colors), gray, applied(0.5, BLUR), FLOAT, NORMALIZE) == [
+        RandomResizedCrop((32, 32)),
+        RandomHorizontalFlip(0.5),
+        ColorJitter((0.2, 1.8), (0.2, 1.8), 0.0, (-0.2, 0.2), p=0.8),
+        RandomGrayscale(0.2),
+        GaussianBlur(9, (0.1, 2.0), p=0.5),
+        Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)),
+    ]
+
+
+def test_resizes_become_a_part_of_the_crop() -> None:
+    assert program(resize(48), made("CenterCrop", size=[32, 32]), FLOAT) == [CenterCrop((32, 32), resize=48)]
+    bicubic = resize([48], interpolation="bicubic")
+    assert program(bicubic, padded(), FLOAT) == [RandomCrop((32, 32), resize=48, interpolation="bicubic")]
+    assert program(resize((32, 24)), FLOAT) == [Resize((32, 24))]
+
+
+def test_probabilities_multiply_and_none_is_left_out() -> None:
+    gray, three = made("RandomGrayscale", p=0.2), made("Grayscale", num_output_channels=3)
+    assert program(crop(), applied(0.5, gray), applied(0.25, three), FLOAT)[1:] == [
+        RandomGrayscale(0.1),
+        RandomGrayscale(0.25),
+    ]
+    assert program(crop(), applied(0.5, applied(0.5, three)), FLOAT)[1:] == [RandomGrayscale(0.25)]
+    affine = made("RandomAffine")
+    assert program(crop(), applied(0.0, affine, gray), made("RandomGrayscale", p=0), FLOAT)[1:] == []
+    assert program(crop(), applied(1.0, gray, BLUR), FLOAT)[1:] == [RandomGrayscale(0.2), GaussianBlur(9)]
+
+
+def test_flips_come_first_and_normalize_last() -> None:
+    up = made("RandomVerticalFlip", p=0.3)
+    expected = [RandomResizedCrop((32, 32)), RandomHorizontalFlip(0.5), RandomVerticalFlip(0.3), GaussianBlur(9)]
+    assert program(FLIP, crop(), BLUR, up, FLOAT) == expected
+    found = program(crop(), FLOAT, NORMALIZE, erasing(value=[1.0, -1.0, 0.0]))
+    assert found[2] == Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    assert isinstance(found[1], RandomErasing)
+    assert found[1].value == pytest.approx((0.7, 0.1, 0.3))
+    assert program(crop(), FLOAT, erasing(value=0.5), NORMALIZE)[1].value == 0.5
+
+
+def test_thresholds_of_uint8_and_of_floats() -> None:
+    by_byte, by_float = (made("RandomSolarize", p=0.2, threshold=t) for t in (128, 0.5))
+    assert program(crop(), by_byte, FLOAT, by_float)[1:] == [RandomSolarize(0.2, 128 / 255), RandomSolarize(0.2, 0.5)]
+
+
+def test_the_dtype_is_that_of_the_transform_or_the_given_one() -> None:
+    half = made("ToDtype", dtype=torch.float16, scale=True)
+    bytes_first = made("ToDtype", dtype=torch.uint8, scale=True)
+    transform = compose(made("ToImage"), bytes_first, crop(), half, made("ToPureTensor"), nn.Identity())
+    found = from_torchvision(transform)
+    assert isinstance(found, Augment) and found.dtype == torch.float16 and not found.channels_last
+    found = from_torchvision(transform, dtype=torch.bfloat16, channels_last=True, channels=1)
+    assert isinstance(found, Augment) and (found.dtype, found.channels_last, found.channels) == (
+        torch.bfloat16,
+        True,
+        1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("transforms", "message"),
+    [
+        ([crop(), made("RandomAffine"), FLOAT], r"transform.transforms\[1\]: torchvision.*RandomAffine has no fused"),
+        ([padded(padding=4), FLOAT], r"transforms\[0\]: RandomCrop: expected no padding, got padding=4"),
+        ([crop(antialias=False), FLOAT], "expected antialias=True"),
+        ([crop(interpolation="nearest"), FLOAT], "expected bilinear or bicubic interpolation, got nearest"),
+        ([resize(40, max_size=60), FLOAT], "max_size"),
+        ([resize(None), FLOAT], "expected a size, got None"),
+        ([crop()], "expected a conversion to floats"),
+        ([crop(), made("ToDtype", dtype=torch.float32, scale=False)], "scale=True"),
+        ([crop(), made("ToDtype", dtype=torch.float64, scale=True)], "float64"),
+        ([resize(40), crop(), FLOAT], "RandomResizedCrop reads the whole image: leave the resize out"),
+        ([resize(40), FLOAT], "leaves the size of views open, got nothing"),
+        (
+            [crop(), FLOAT, NORMALIZE, made("RandomGrayscale", p=0.5)],
+            r"expected RandomGrayscale\(p=0.5\) before Normalize",
+        ),
+        ([crop(), FLOAT, NORMALIZE, NORMALIZE], "got a second"),
+        ([crop(), padded(), FLOAT], "expected one crop"),
+        ([FLIP, FLOAT], "expected one crop"),
+        ([BLUR, crop(), FLOAT], "as the first operation, got GaussianBlur"),
+        ([FLIP, made("CenterCrop", size=(32, 32)), FLOAT], "as the first operation, got RandomHorizontalFlip"),
+        ([crop(), applied(0.5, BLUR, made("RandomGrayscale", p=0.5)), FLOAT], "expected one operation that has a prob"),
+        ([crop(), applied(0.5, NORMALIZE), FLOAT], "expected one operation that has a probability"),
+        ([crop(), made("GaussianBlur", kernel_size=(3, 5), sigma=(1, 1)), FLOAT], "square kernel"),
+        ([crop(), FLOAT, erasing(value="random")], "'random'"),
+        ([crop(), made("Grayscale", num_output_channels=1), FLOAT], "channels=1"),
+        ([crop(), made("RandomOrder", transforms=[BLUR]), FLOAT], "RandomOrder has no fused equivalent"),
+        (
+            [crop(), made("GaussianBlur", "__main__", sigma=(1, 2)), FLOAT],
+            "__main__.GaussianBlur has no fused equivalent",
+        ),
+    ],
+)
+def test_what_no_program_computes_is_an_error_that_names_its_place(transforms: list[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_torchvision(compose(*transforms))
+
+
+def test_classes_of_ones_own_follow_rules() -> None:
+    class Blur:
+        sigma = (0.1, 2.0)
+
+    class Narrow(Blur):
+        sigma = (0.1, 1.0)
+
+    class Solarize(nn.Module):
+        pass
+
+    rules = {
+        Blur: lambda t: GaussianBlur(23, t.sigma, p=0.5),
+        Solarize: lambda t: [made("RandomSolarize", p=0.2, threshold=128), RandomGrayscale(0.1)],
+        Image.Image: lambda t: None,
+    }
+    own = [Narrow(), nn.Sequential(Solarize()), Image.new("RGB", (1, 1))]
+    assert program(crop(), *own, FLOAT, rules=rules)[1:] == [
+        GaussianBlur(23, (0.1, 1.0), p=0.5),
+        RandomSolarize(0.2, 128 / 255),
+        RandomGrayscale(0.1),
+    ]
+
+
+def test_several_views() -> None:
+    large, small = compose(crop(32), FLOAT), compose(crop(16), FLOAT)
+    views = from_torchvision([large, large, small])
+    assert isinstance(views, Views)
+    assert (views.counts, [p.size for p in views.programs]) == ([2, 1], [(32, 32), (32, 32), (16, 16)])
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    assert [tuple(view.shape) for view in views(image)] == [(3, 32, 32), (3, 32, 32), (3, 16, 16)]
+    with pytest.raises(ValueError, match=r"transforms\[1\].transforms\[0\]: torchvision"):
+        from_torchvision([large, compose(made("RandomAffine"))])
+
+
+def test_transforms_of_lightly() -> None:
+    library = "lightly.transforms.some"
+    several = type("MultiViewTransform", (), {"__module__": library})
+    blur = made("GaussianBlur", library, sigmas=(0.2, 2), prob=0.5)
+    solarize = made("RandomSolarization", library, prob=0.2, threshold=128)
+    rotate = made("RandomRotate", library, prob=0.0, angle=90)
+    view = made("SimCLRViewTransform", library, transform=compose(crop(), rotate, blur, solarize, FLOAT))
+    views = from_torchvision(made("SimCLRTransform", library, (several,), transforms=[view, view]))
+    assert isinstance(views, Views) and views.counts == [2]
+    assert views.programs[0].operations[1:] == (GaussianBlur(17, (0.2, 2.0), p=0.5), RandomSolarize(0.2, 128 / 255))
+    one = from_torchvision(made("MAETransform", library, transform=compose(crop(), FLOAT)))
+    assert isinstance(one, Views) and len(one.programs) == 1  # as theirs, a list of one view
+    with pytest.raises(ValueError, match="RandomRotate: expected probability 0, got 0.5"):
+        from_torchvision(compose(crop(), made("RandomRotate", library, prob=0.5, angle=90), FLOAT))
+    puzzle = made("Jigsaw", library, transform=compose(crop(), FLOAT))  # applies it to each of nine crops
+    with pytest.raises(ValueError, match="Jigsaw has no fused equivalent"):
+        from_torchvision(puzzle)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 10_000), (20_000, 3), (48, 48), (64, 48)])
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_resize_takes_the_whole_image(size: tuple[int, int], backend: str | None) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
+    view, params = Augment([Resize((32, 24))])(image, seed=1, return_params=True, backend=backend)
+    assert tuple(view.shape) == (1, 3, 32, 24)
+    assert [*params[0].values()] == [0, 0, *size]
+
+
+def test_the_same_views_as_torchvision() -> None:
+    v2 = pytest.importorskip("torchvision.transforms.v2")
+    from torchvision.transforms import InterpolationMode
+
+    image = torch.randint(0, 256, (3, 35, 45), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    image = v2.functional.resize(image, [140, 180])
+    start, floats = [v2.Resize(96), v2.CenterCrop(64)], v2.ToDtype(torch.float32, scale=True)
+    bicubic = [v2.Resize(96, interpolation=InterpolationMode.BICUBIC), v2.CenterCrop((64, 40))]
+    normalize = v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    for steps in (
+        start,
+        bicubic,
+        [v2.Resize((64, 48))],
+        [v2.RandomHorizontalFlip(1.0), v2.Resize((64, 48))],
+        [v2.RandomResizedCrop(64, scale=(1, 1), ratio=(9 / 7, 9 / 7))],
+        [*start, v2.ColorJitter(brightness=(1.3, 1.3))],
+        [*start, v2.ColorJitter(contrast=(0.4, 0.4))],
+        [*start, v2.ColorJitter(saturation=(0.4, 0.4))],
+        [*start, v2.ColorJitter(hue=(0.1, 0.1))],
+        [*start, v2.Grayscale(3), v2.RandomVerticalFlip(1.0)],
+        [*start, v2.RandomApply([v2.GaussianBlur(9, (1.3, 1.3))], p=1.0), normalize],
+        [*start, v2.RandomSolarize(0.5, p=1.0)],
+    ):
+        transform = v2.Compose([floats, *steps])
+        found = from_torchvision(transform)(image.numpy())
+        assert (found - transform(image)).abs().max() < 2 / 255 / (0.224 if normalize in steps else 1), steps
+
+
+def test_the_transforms_of_lightly_themselves() -> None:
+    pytest.importorskip("torchvision")
+    transforms = pytest.importorskip("lightly.transforms")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (260, 280, 3), dtype=np.uint8))
+    for name in (
+        "BYOL",
+        "DINO",
+        "DenseCL",
+        "FastSiam",
+        "IBOT",
+        "MAE",
+        "MMCR",
+        "MSN",
+        "MoCoV1",
+        "MoCoV2",
+        "SMoG",
+        "SimCLR",
+        "SimSiam",
+        "SwaV",
+        "TiCo",
+        "VICReg",
+    ):
+        transform = getattr(transforms, f"{name}Transform")()
+        assert [v.shape for v in from_torchvision(transform)(image)] == [v.shape for v in transform(image)], name
