@@ -24,7 +24,7 @@ void fill_axis(AxisTable& table, const Axis& axis) {
       total += v;
     }
     for (int64_t k = 0; k < n; ++k)
-      out[k] = float((stored ? w[k] : axis.weight(begin + k, center)) / total * axis.scale);
+      out[k] = float((stored ? w[k] : axis.weight(begin + k, center)) / total * axis.factor(i));
     table.first[size_t(i)] = begin;
     taps = std::max(taps, n);
   }

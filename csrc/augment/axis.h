@@ -8,7 +8,8 @@
 
 namespace fastssl {
 
-// Outputs 0 .. count are pixels offset .. of a frame that a box [from, from + length) of the image is resized to.
+// Outputs 0 .. count are pixels offset .. of a frame that a box [from, from + length) of the image is resized to; those
+// outside the frame are black.
 struct Axis {
   int64_t from, length, frame, offset, count;
   bool flip, bicubic;
@@ -21,9 +22,14 @@ struct Axis {
     const int64_t n = int64_t(ceil(support())) * 2 + 1;
     return length < n ? length : n;
   }
+  FASTSSL_HOST_DEVICE int64_t pixel(int64_t i) const { return offset + (flip ? count - 1 - i : i); }
+  // The factor of output i's weights, whose sum is 1.
+  FASTSSL_HOST_DEVICE float factor(int64_t i) const { return pixel(i) < 0 || pixel(i) >= frame ? 0.f : scale; }
   // The inputs of output i (from the start of the box): how many, and the first.
   FASTSSL_HOST_DEVICE int64_t taps(int64_t i, int64_t& begin, double& center) const {
-    center = ratio() * (double(offset + (flip ? count - 1 - i : i)) + 0.5);
+    int64_t at = pixel(i) < frame ? pixel(i) : frame - 1;
+    at = at > 0 ? at : 0;
+    center = ratio() * (double(at) + 0.5);
     int64_t low = int64_t(center - support() + 0.5), high = int64_t(center + support() + 0.5);
     low = low > 0 ? low : 0;
     high = high < length ? high : length;

@@ -72,6 +72,7 @@ struct Geometry {
   double top = 0, left = 0, height = 0, width = 0;  // of the box
   double frame_height = 0, frame_width = 0;
   double y = 0, x = 0, window_height = 0, window_width = 0;
+  double padding = 0;  // black pixels around the frame
   bool flip_x = false, flip_y = false, bicubic = false;
 
   Geometry(int64_t h, int64_t w) { *this = whole(double(h), double(w)); }
@@ -88,8 +89,9 @@ struct Geometry {
         break;
       case OpKind::crop:
         frame(op, height, width, frame_height, frame_width);
-        y = p[0];
-        x = p[1];
+        padding = op.a[5];
+        y = p[0] - padding;
+        x = p[1] - padding;
         window_height = op.a[2];
         window_width = op.a[3];
         bicubic = op.a[4] != 0;
@@ -118,12 +120,13 @@ struct Geometry {
     fw = h <= w ? longer : op.a[0];
   }
   bool valid(double image_height, double image_width) const {
-    const double all[10] = {top, left, height, width, frame_height, frame_width, y, x, window_height, window_width};
+    const double all[10] = {top,         left,          height,       width,        frame_height,
+                            frame_width, y + padding, x + padding, window_height, window_width};
     for (double v : all)
       if (!(v >= 0 && v <= 1e7 && v == std::floor(v))) return false;
     return height >= 1 && width >= 1 && top + height <= image_height && left + width <= image_width &&
-           window_height >= 1 && window_width >= 1 && y + window_height <= frame_height &&
-           x + window_width <= frame_width;
+           window_height >= 1 && window_width >= 1 && y + window_height <= frame_height + padding &&
+           x + window_width <= frame_width + padding;
   }
 
  private:
@@ -174,6 +177,8 @@ inline void sample_view(const Program& program, int64_t h, int64_t w, const Draw
       case OpKind::crop: {
         double fh, fw;
         Geometry::frame(op, double(h), double(w), fh, fw);
+        fh += 2 * a[5];
+        fw += 2 * a[5];
         p[0] = a[1] != 0 ? index_of(u[0], fh - a[2] + 1) : std::nearbyint((fh - a[2]) / 2);
         p[1] = a[1] != 0 ? index_of(u[1], fw - a[3] + 1) : std::nearbyint((fw - a[3]) / 2);
         break;

@@ -180,11 +180,23 @@ class CenterCrop(Operation):
     def check(self) -> None:
         height, width = height_and_width(self.size)
         _interpolation(self.interpolation)
-        if self.resize is not None and pixels("resize", self.resize) < max(height, width):
+        if self.resize is not None and pixels("resize", self.resize) + 2 * self._padding < max(height, width):
             raise ValueError(f"resize: expected at least the size of the crop, {self.size}, got {self.resize}")
 
+    @property
+    def _padding(self) -> int:
+        return 0
+
     def arguments(self) -> list[float]:
-        return [self.resize or 0, self._random, *height_and_width(self.size), _interpolation(self.interpolation)]
+        size, interpolation = height_and_width(self.size), _interpolation(self.interpolation)
+        return [self.resize or 0, self._random, *size, interpolation, self._padding]
+
+    def least(self) -> tuple[int, int]:
+        """Height and width of the smallest image that has room for the crop."""
+        if self.resize is not None:
+            return 1, 1
+        height, width = (max(1, length - 2 * self._padding) for length in height_and_width(self.size))
+        return height, width
 
     def window(self, before: tuple[int, int] | None) -> tuple[int, int]:
         return height_and_width(self.size)
@@ -199,11 +211,21 @@ class RandomCrop(CenterCrop):
         resize: resize the shorter side to this length first (antialiased); None: no resize.
         interpolation: "bilinear" or "bicubic".
         together: use the same box for all views of an image.
+        padding: black pixels that are added on every side first (after ``resize``).
     """
 
     together: bool = False
+    padding: int = 0
 
     _random: ClassVar[int] = 1
+
+    def check(self) -> None:
+        integer("padding", self.padding, 0, 65_535)
+        super().check()
+
+    @property
+    def _padding(self) -> int:
+        return self.padding
 
     @property
     def shared(self) -> bool:

@@ -181,10 +181,10 @@ class Augment(nn.Module):
         if (sizes < 1).any():
             raise ValueError("sizes: expected at least one pixel")
         crop = self.operations[0]
-        if isinstance(crop, CenterCrop) and crop.resize is None:
-            small = (sizes < crop.window(None)).any(1)
+        if isinstance(crop, CenterCrop):
+            small = (sizes < crop.least()).any(1)
             if small.any():
-                k, (height, width) = int(small.argmax()), crop.window(None)
+                k, (height, width) = int(small.argmax()), crop.least()
                 raise ValueError(
                     f"images[{k}]: the crop does not fit the image of {sizes[k, 0]} x {sizes[k, 1]} pixels; expected "
                     f"at least {height} x {width}, or a resize before the crop ({type(crop).__name__}({crop.size}, "

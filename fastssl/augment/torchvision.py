@@ -286,9 +286,18 @@ def _resize(t: Any) -> Any:
 
 
 def _random_crop(t: Any) -> Operation:
-    if t.padding or t.pad_if_needed:
-        raise _Unknown(f"expected no padding, got padding={t.padding}, pad_if_needed={t.pad_if_needed}")
-    return RandomCrop(_pair(t.size))
+    sides = {*t.padding} if isinstance(t.padding, (list, tuple)) else {t.padding or 0}
+    if len(sides) > 1 or t.pad_if_needed or (any(sides) and not _is_black(t)):
+        raise _Unknown(
+            f"expected black padding of one width, got padding={t.padding!r}, padding_mode={t.padding_mode!r}, "
+            f"fill={t.fill!r}, pad_if_needed={t.pad_if_needed!r}"
+        )
+    return RandomCrop(_pair(t.size), padding=sides.pop())
+
+
+def _is_black(t: Any) -> bool:
+    fill = next(iter(t.fill.values()), 0) if isinstance(t.fill, dict) else t.fill
+    return t.padding_mode == "constant" and not any(fill if isinstance(fill, (list, tuple)) else [fill])
 
 
 def _jitter(t: Any) -> Operation:

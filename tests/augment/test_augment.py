@@ -168,6 +168,44 @@ def test_kernels_agree_with_the_oracle(data: Any) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("padding", [1, 4, 40])
+def test_padded_crops_are_crops_of_padded_images(padding: int, way: str) -> None:
+    """Of smaller images too, flipped, and resized before; with as many columns of zeros as the crop is wide."""
+    rng = np.random.default_rng(padding)
+    for height, width, size in ((24, 31, (20, 17)), (9, 7, (9 + 2 * padding, 7 + padding))):
+        images = [rng.integers(0, 256, (height, width, c), dtype=np.uint8) for c in (1, 3, 4) for _ in range(8)]
+        crop = RandomCrop(size, padding=padding)
+        augment = Augment([crop, RandomHorizontalFlip(), RandomVerticalFlip(), Normalize(0.4, 2.0)])
+        params = augment.sample([(height, width)] * len(images), seed=1)
+        views = apply(way, augment, images, params)
+        for view, image, drawn in zip(views, images, params):
+            colors = np.broadcast_to(image[..., :3], (height, width, 3))
+            whole = np.pad(colors, ((padding,) * 2, (padding,) * 2, (0, 0))) / 255
+            top, left = int(drawn["RandomCrop.top"]), int(drawn["RandomCrop.left"])
+            part = whole[top : top + size[0], left : left + size[1]]
+            if drawn["RandomHorizontalFlip.on"]:
+                part = part[:, ::-1]
+            if drawn["RandomVerticalFlip.on"]:
+                part = part[::-1]
+            np.testing.assert_allclose(view.permute(1, 2, 0).numpy(), (part - 0.4) / 2, atol=1e-6)
+    resized = Augment([RandomCrop(30 + padding, resize=30, padding=padding), GaussianBlur(5)])
+    params = resized.sample([(50, 40)] * 8, seed=2)
+    images = [rng.integers(0, 256, (50, 40, 3), dtype=np.uint8) for _ in range(8)]
+    expected = resized.apply(images, params, backend="reference")
+    np.testing.assert_allclose(apply(way, resized, images, params), expected, atol=2e-5)
+
+
+def test_padded_crops_reach_every_place() -> None:
+    params = Augment([RandomCrop(8, padding=2)]).sample([(8, 8)] * 2000, seed=0)
+    for name in ("top", "left"):
+        assert sorted({*params[f"RandomCrop.{name}"].tolist()}) == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="at least 4 x 4"):
+        Augment([RandomCrop(8, padding=2)]).sample([(3, 8)], seed=0)
+    with pytest.raises(ValueError, match="padding: expected"):
+        RandomCrop(8, padding=-1)
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_levels_agree_with_the_oracle(way: str) -> None:
     """Posterize and equalize, which jump, right after the image itself."""
     images = [image[:20, :20, :3] for image in images_of("levels", 30)]

@@ -53,8 +53,9 @@ def resize(size: Any, **other: Any) -> Any:
     return made("Resize", **{"size": size, "interpolation": "bilinear", "max_size": None, "antialias": True} | other)
 
 
-def padded(size: int = 32, padding: Any = None) -> Any:
-    return made("RandomCrop", size=(size, size), padding=padding, pad_if_needed=False)
+def padded(padding: Any = None, **other: Any) -> Any:
+    given = {"size": (32, 32), "padding": padding, "pad_if_needed": False, "fill": 0, "padding_mode": "constant"}
+    return made("RandomCrop", **given | other)
 
 
 def applied(p: float, *transforms: Any) -> Any:
@@ -103,6 +104,10 @@ def test_resizes_become_a_part_of_the_crop() -> None:
     bicubic = resize([48], interpolation="bicubic")
     assert program(bicubic, padded(), FLOAT) == [RandomCrop((32, 32), resize=48, interpolation="bicubic")]
     assert program(resize((32, 24)), FLOAT) == [Resize((32, 24))]
+    for padding in (4, [4], (4, 4, 4, 4)):
+        assert program(padded(padding), FLOAT) == [RandomCrop((32, 32), padding=4)]
+    assert program(padded(4, fill={Image.Image: 0}), FLOAT) == [RandomCrop((32, 32), padding=4)]
+    assert program(padded(0, padding_mode="reflect", fill=3), FLOAT) == [RandomCrop((32, 32))]
 
 
 def test_probabilities_multiply_and_none_is_left_out() -> None:
@@ -151,7 +156,14 @@ def test_the_dtype_is_that_of_the_transform_or_the_given_one() -> None:
     ("transforms", "message"),
     [
         ([crop(), made("RandomAffine"), FLOAT], r"transform.transforms\[1\]: torchvision.*RandomAffine has no fused"),
-        ([padded(padding=4), FLOAT], r"transforms\[0\]: RandomCrop: expected no padding, got padding=4"),
+        (
+            [padded([4, 2]), FLOAT],
+            r"transforms\[0\]: RandomCrop: expected black padding of one width, got padding=\[4, 2",
+        ),
+        ([padded(4, padding_mode="reflect"), FLOAT], "padding_mode='reflect'"),
+        ([padded(4, fill=127), FLOAT], "fill=127"),
+        ([padded(4, fill={Image.Image: (0, 127, 0)}), FLOAT], "fill="),
+        ([padded(pad_if_needed=True), FLOAT], "pad_if_needed=True"),
         ([crop(antialias=False), FLOAT], "expected antialias=True"),
         ([crop(interpolation="nearest"), FLOAT], "expected bilinear or bicubic interpolation, got nearest"),
         ([resize(40, max_size=60), FLOAT], "max_size"),
@@ -247,6 +259,17 @@ def test_resize_takes_the_whole_image(size: tuple[int, int], backend: str | None
     view, params = Augment([Resize((32, 24))])(image, seed=1, return_params=True, backend=backend)
     assert tuple(view.shape) == (1, 3, 32, 24)
     assert [*params[0].values()] == [0, 0, *size]
+
+
+def test_the_distribution_of_padded_crops_is_that_of_torchvision() -> None:
+    v2 = pytest.importorskip("torchvision.transforms.v2")
+    image = torch.full((3, 32, 32), 255, dtype=torch.uint8)
+    transform = v2.Compose([v2.RandomCrop(32, padding=4), v2.ToDtype(torch.float32, scale=True)])
+    torch.manual_seed(0)
+    theirs = torch.stack([transform(image) for _ in range(1000)])
+    ours = from_torchvision(transform)(image.permute(1, 2, 0).numpy()[None].repeat(1000, 0), seed=0)
+    assert (ours.mean(0) - theirs.mean(0)).abs().max() < 4 * (0.25 / 1000 * 2) ** 0.5
+    assert ours.unique().tolist() == [0, 1]
 
 
 def test_the_same_views_as_torchvision() -> None:

@@ -67,6 +67,14 @@ def test_every_operation(dtype: torch.dtype, channels_last: bool, bicubic: bool)
     assert torch.equal(program.apply(batch, params, backend="cuda"), program.apply(batch, params))
 
 
+def test_padded_crops_have_the_bits_of_the_cpu() -> None:
+    a = augment
+    program = a.Augment([a.RandomCrop(40, padding=9), a.RandomHorizontalFlip(), a.GaussianBlur(5), a.Normalize()])
+    batch = torch.randint(0, 256, (12, 31, 37, 3), dtype=torch.uint8)
+    params = program.sample([(31, 37)] * 12, seed=5)
+    assert torch.equal(program.apply(batch, params, backend="cuda"), program.apply(batch, params))
+
+
 @pytest.mark.parametrize("each", [3, 40])
 @pytest.mark.parametrize("broken", ["anchor", "other row"])
 @pytest.mark.parametrize(("loss", "smooth"), [(RowLoss.triplet, 0.0), (RowLoss.triplet, 1.0), (RowLoss.semihard, 0.0)])

@@ -81,7 +81,7 @@ def _sample_one(
             out += box
             window = (int(a[4]), int(a[5]))
         elif kind == CROP:
-            fh, fw = _frame(a[0], height, width)
+            fh, fw = (length + 2 * a[5] for length in _frame(a[0], height, width))
             out += (
                 [index(u[0], fh - a[2] + 1), index(u[1], fw - a[3] + 1)]
                 if a[1]
@@ -171,7 +171,7 @@ def _resized_crop(x: Tensor, a: list[float], p: list[float]) -> Tensor:
 def _crop(x: Tensor, a: list[float], p: list[float]) -> Tensor:
     if a[0]:
         x = _resize(x, *_frame(a[0], x.shape[1], x.shape[2]), a[4])
-    return _box(x, p[0], p[1], a[2], a[3])
+    return _box(TF.pad(x, (int(a[5]),) * 4), p[0], p[1], a[2], a[3])
 
 
 def _tile(x: Tensor, a: list[float], p: list[float]) -> Tensor:
