@@ -120,7 +120,7 @@ struct Geometry {
     fw = h <= w ? longer : op.a[0];
   }
   bool valid(double image_height, double image_width) const {
-    const double all[10] = {top,         left,          height,       width,        frame_height,
+    const double all[10] = {top,         left,        height,      width,         frame_height,
                             frame_width, y + padding, x + padding, window_height, window_width};
     for (double v : all)
       if (!(v >= 0 && v <= 1e7 && v == std::floor(v))) return false;

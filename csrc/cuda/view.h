@@ -78,7 +78,8 @@ FASTSSL_DEVICE void fill_taps(const Axis& axis, int64_t i, int64_t most, int64_t
   double center, total = 0;
   const int64_t n = axis.taps(i, begin, center);
   for (int64_t k = 0; k < n; ++k) total += axis.weight(begin + k, center);
-  for (int64_t k = 0; k < n; ++k) weights[i * most + k] = float(axis.weight(begin + k, center) / total * axis.factor(i));
+  for (int64_t k = 0; k < n; ++k)
+    weights[i * most + k] = float(axis.weight(begin + k, center) / total * axis.factor(i));
   first[i] = axis.from + begin;
   taps[i] = int(n);
 }
