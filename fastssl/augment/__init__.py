@@ -45,6 +45,7 @@ from fastssl.augment.policies import (
     policy,
 )
 from fastssl.augment.program import Augment, Params, Views, uniform
+from fastssl.augment.saved import as_views
 from fastssl.augment.torchvision import from_torchvision
 
 __all__ = [
@@ -87,6 +88,7 @@ __all__ = [
     "Tile",
     "VICRegAugment",
     "Views",
+    "as_views",
     "from_torchvision",
     "policy",
     "to_float",

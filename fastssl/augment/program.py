@@ -156,12 +156,16 @@ class Augment(nn.Module):
             names += [f"{name}{count + 1 if count else ''}.{column}" for column in op.columns]
         self.columns = tuple(names)
 
+    @property
+    def steps(self) -> list[Operation | Normalize]:
+        """The operations and, last, the normalisation if there is one."""
+        return [*self.operations, *([self.normalize] if self.normalize else [])]
+
     def extra_repr(self) -> str:
-        steps = [*self.operations, *([self.normalize] if self.normalize else [])]
         memory = ", channels_last" if self.channels_last else ""
         return "\n".join(
             [
-                *map(repr, steps),
+                *map(repr, self.steps),
                 f"-> {str(self.dtype)[6:]} [B, {self.channels}, {self.size[0]}, {self.size[1]}]{memory}",
             ]
         )
@@ -170,8 +174,7 @@ class Augment(nn.Module):
         """The same program for views of another number of channels."""
         if channels == self.channels:
             return self
-        steps: list[Operation | Normalize] = [*self.operations, *([self.normalize] if self.normalize else [])]
-        return Augment(steps, dtype=self.dtype, channels_last=self.channels_last, channels=channels)
+        return Augment(self.steps, dtype=self.dtype, channels_last=self.channels_last, channels=channels)
 
     def sample(
         self, sizes: Any, *, seed: int, epoch: int = 0, ids: Any = None, view: int = 0, backend: str | None = None
@@ -362,9 +365,14 @@ class Views(nn.Module):
         return made
 
     @property
+    def counted(self) -> list[tuple[int, Augment]]:
+        """The distinct programs, with the number of views of each."""
+        return list(zip(self.counts, self.distinct))  # type: ignore[arg-type]
+
+    @property
     def programs(self) -> list[Augment]:
         """The programs, one per view."""
-        return [program for count, program in zip(self.counts, self.distinct) for _ in range(count)]  # type: ignore[misc]
+        return [program for count, program in self.counted for _ in range(count)]
 
     def extra_repr(self) -> str:
         return f"views={len(self.programs)}, counts={self.counts}"

@@ -259,6 +259,13 @@ def pretrain(
             help="On a GPU: a run is repeated and resumed bit for bit (default); without: the fastest algorithms.",
         ),
     ] = None,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            help="Of images: FILE.py[:NAME] with an augmentation of fastssl.augment, torchvision or lightly, or the "
+            "policy of another method (byol, dino, ...); default: the method's views."
+        ),
+    ] = None,
     views_on: Annotated[
         str | None, typer.Option(help="Where views are made: cpu (default), or gpu (the images are copied).")
     ] = None,
@@ -298,6 +305,7 @@ def pretrain(
     from fastssl.train import Pretraining, check_out, is_rank_zero
     from fastssl.train import recipe as recipe_for
     from fastssl.train.options import detect_launcher
+    from fastssl.train.run import replace_views
 
     out = out or Path("runs") / method
     if minutes is not None and epochs is not None:
@@ -324,7 +332,7 @@ def pretrain(
     text, audio = "tokens" in kind.needs, issubclass(kind, AudioMethod)
     of_images = {
         **{"encoder": encoder, "size": size, "blocks": blocks, "stem": stem, "temperature": temperature},
-        **{"spatial": spatial, "probe_every": probe_every},
+        **{"spatial": spatial, "probe_every": probe_every, "augment": augment},
     }
     of_texts = {
         **{"network": network, "tokenizer": tokenizer, "vocabulary": vocabulary, "length": length, "depth": depth},
@@ -450,6 +458,7 @@ def pretrain(
             encoder_options = {**chosen.network, **encoder_options, **of_network}
         arguments = {"temperature": temperature, "spatial": spatial, "settings": chosen.method}
         model = build_method(method, encoder_options, source, settings.seed, init=init, **arguments)
+        replace_views(model, augment, state)
         method_options = options_for(method, source.embedded, **arguments)
     model.started_from = start
     if dry_run:
@@ -883,7 +892,9 @@ def export(
 @app.command("augment-preview")
 def augment_preview(
     images: Annotated[str, typer.Argument(help="A file, a folder, a packed file, emoji or digits.")],
-    policy: Annotated[str, typer.Option(help="Policy of a method: simclr, byol, dino, jigsaw, ...")] = "simclr",
+    policy: Annotated[
+        str, typer.Option(help="Policy of a method (simclr, byol, jigsaw, ...), or FILE.py[:NAME].")
+    ] = "simclr",
     size: Annotated[int | None, typer.Option(help="Size of the views in pixels; default: the paper's.")] = None,
     count: Annotated[int, typer.Option(help="Number of images.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of the random parameters.")] = 0,
@@ -892,14 +903,14 @@ def augment_preview(
 ) -> None:
     """Draw a contact sheet of images, their views and random parameters."""
     from fastssl._files import replacing
-    from fastssl.augment import policy as views_of
+    from fastssl.augment import as_views
     from fastssl.cli.evaluation import leaving_out
     from fastssl.cli.preview import contact_sheet, find_images
 
     check_file(out)
     if count < 1:
         raise ValueError(f"count: expected at least one image, got {count}")
-    views = views_of(policy, size)
+    views = as_views(policy, size)
     with leaving_out(on_error):
         pictures, names = find_images(images, count)
     sheet = contact_sheet(pictures, names, views, seed)

@@ -57,8 +57,7 @@ def plan(
     yield "a batch: " + ", ".join(f"{[rows, *part.shape[1:]]} {str(part.dtype)[6:]}" for part in method.inputs(batch))
     if isinstance(method, ImageMethod):
         for k, program in enumerate(method.augment.programs):
-            steps = [*program.operations, *([program.normalize] if program.normalize else [])]
-            yield f"view {k}: " + " -> ".join(map(repr, steps))
+            yield f"view {k}: " + " -> ".join(map(repr, program.steps))
     trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
     inner: Any = getattr(method, network)
     of_encoder = sum(p.numel() for p in inner.parameters())

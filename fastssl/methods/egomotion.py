@@ -46,6 +46,7 @@ class Egomotion(ImageMethod):
     paper = "Agrawal et al. 2015"
     predicts = "the motion of the camera between two images"
     loss = "three cross-entropies"
+    replaceable_views = False
     separable = True
 
     def __init__(

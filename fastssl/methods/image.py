@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastssl.augment import HALF, DINOAugment, Views
+from fastssl.augment import HALF, Augment, DINOAugment, Views
 from fastssl.data.batch import Batch
 from fastssl.data.source import Item
 from fastssl.data.views import CenterCropExamples, labels_of, planned_views_of, reduction_of, views_of
@@ -38,6 +38,7 @@ class ImageMethod(Method):
     encoder_name: ClassVar[str] = "resnet"  # default encoder of the command line
     channels: ClassVar[int] = 3  # default of the command line
     needs_colors: ClassVar[bool] = False  # requires RGB images
+    replaceable_views: ClassVar[bool] = True  # by others (``replace_views``)
 
     def __new__(cls, encoder: Any = None, *_: Any, **__: Any) -> Any:
         # In __new__, because methods read the encoder's size before they call super().__init__().
@@ -57,6 +58,39 @@ class ImageMethod(Method):
         self.encoder, self.augment, self.spatial = encoder, augment.with_channels(encoder.channels), spatial
         if spatial and isinstance(encoder.network, Backbone):
             self.has_unused_parameters = True  # layers of the backbone behind the feature map get no gradient
+
+    def replace_views(self, views: Views) -> None:
+        """Takes the operations of other views, with the normalisation and dtype of the method's own: evaluation and
+        exports make images of these.
+
+        Args:
+            views: as many as the method's own, of their sizes, or one that stands for all. Of multi-crop any number:
+                two global ones of the encoder's size first.
+
+        Raises:
+            ValueError: another number of views, other sizes, or a method that makes its views by its own rules.
+        """
+        name, own, given = type(self).__name__, self.augment.programs, views.programs
+        if not self.replaceable_views:
+            raise ValueError(f"augment: {name} makes its views by rules of its own, and takes no others")
+        if type(views).forward is not Views.forward:
+            raise ValueError(f"augment: expected programs alone, got {type(views).__name__} with a forward of its own")
+        sizes, wanted = [program.size for program in given], [program.size for program in own]
+        several = len({*wanted}) > 1  # multi-crop: two global views, and local ones
+        if len(given) == 1 and not several:
+            given, sizes = given * len(own), sizes * len(own)
+        fits = len(sizes) > 1 and sizes[:2] == wanted[:2] if several else sizes == wanted
+        if not fits:
+            raise ValueError(
+                f"augment: {name} takes {len(wanted)} views of {wanted} pixels"
+                f"{' (the two of the first size, and others of any)' if several else ''}, got {len(sizes)} of {sizes}"
+            )
+        made: list[Augment] = []
+        for k, program in enumerate(given):
+            like = own[min(k, len(own) - 1)]
+            steps = [*program.operations, *like.steps[len(like.operations) :]]
+            made.append(Augment(steps, dtype=like.dtype, channels_last=like.channels_last, channels=like.channels))
+        self.augment = Views(made)
 
     @property
     def features(self) -> int:

@@ -37,6 +37,7 @@ class Jigsaw(ImageMethod):
     paper = "Noroozi and Favaro 2016"
     predicts = "how nine tiles were shuffled"
     loss = "cross-entropy of permutations"
+    replaceable_views = False
     min_rows = 2  # batch norm of rows
     separable = True
 

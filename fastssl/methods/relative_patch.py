@@ -35,6 +35,7 @@ class RelativePatch(ImageMethod):
     paper = "Doersch et al. 2015"
     predicts = "the position of a patch relative to another"
     loss = "cross-entropy of 8"
+    replaceable_views = False
     separable = True
 
     def __init__(

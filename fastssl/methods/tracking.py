@@ -46,6 +46,7 @@ class Tracking(ImageMethod):
     paper = "Wang and Gupta 2015"
     predicts = "which patch a patch becomes some frames later"
     loss = "triplet"
+    replaceable_views = False
     min_rows = 2
 
     def __init__(

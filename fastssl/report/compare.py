@@ -237,9 +237,8 @@ def _does(group: Group, data: Source, views_of: ViewsOf) -> dict[str, Any]:
     """Pretext metrics and visualisations of a group's method on held-out images, if it has any."""
     state = group.states[0]
     try:
-        method: Method = load_method(
-            group.paths[0], views_of(state["method"], embedded_of(state), group.encoders[0].size)
-        )
+        default = views_of(state["method"], embedded_of(state), group.encoders[0].size)
+        method: Method = load_method(group.paths[0], None if state.get("views") else default)
     except ValueError as error:
         return {"missing": str(error)}
     if "text" in method.needs or method.needs_dataset_features:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastssl.augment import Views
+from fastssl.augment.saved import from_json
 from fastssl.data import load_tokenizer
 from fastssl.data.source import digest
 from fastssl.distributed.parameters import full_tensor, shard_like
@@ -165,7 +166,7 @@ def load_method(path: str | Path, augment: Views | None = None) -> Method:
 
     Args:
         path: folder of the checkpoint or of the run.
-        augment: the augmentation, which checkpoints do not store; None: the method's default.
+        augment: the augmentation; None: the recorded one (earlier versions did not record it: the method's default).
 
     Raises:
         ValueError: no checkpoint, a checkpoint of a custom method or encoder, or weights that do not match the
@@ -207,6 +208,8 @@ def load_method(path: str | Path, augment: Views | None = None) -> Method:
         method = kind(build_audio(state["encoder"]), **options)
     else:
         method = kind(build_encoder(state["encoder"]), augment, **options)
+        if augment is None and state.get("views"):
+            method.augment = from_json(state["views"])
     try:
         load_weights(method, tensors, "model.")
     except RuntimeError as error:

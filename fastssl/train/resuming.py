@@ -100,7 +100,8 @@ def check_same_run(state: dict[str, Any], about: dict[str, Any], options: Pretra
     found = [one["method_attributes"] for one in (state, about) if "method_attributes" in one]  # of objects alone
     if len(found) == 2 and found[0] != found[1]:
         raise differs("method_options", *found)
-    if state.get("augment") and state["augment"] != about["augment"]:
+    same = state.get("views") is not None and state["views"] == json.loads(json.dumps(about["views"]))
+    if state.get("augment") and not same and state["augment"] != about["augment"]:
         raise ValueError(
             "augment: the checkpoint was made with other views, "
             f"{_first_difference(state['augment'], about['augment'])}; resume with the same"

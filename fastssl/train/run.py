@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from fastssl.augment import Views
+from fastssl.augment import Views, as_views
+from fastssl.augment.saved import from_json, to_json
 from fastssl.data import Source, Windows, open_splits
 from fastssl.data import open as open_source
 from fastssl.data.source import sizes_key
@@ -57,6 +58,7 @@ def pretrain(
     encoder: Any = None,
     size: int | None = None,
     channels: int | None = None,
+    augment: Any = None,
     encoder_options: dict[str, Any] | None = None,
     method_options: dict[str, Any] | None = None,
     resume: bool = False,
@@ -87,6 +89,9 @@ def pretrain(
         size: image size of the encoder, in pixels; of an encoder that has one, that or None.
         channels: image channels of the encoder; None: those of the method, 3, or 1 for most distributions. Of an
             encoder that has them, those or None.
+        augment: with the name of a method of images: whatever :func:`fastssl.augment.as_views` takes, such as a
+            transform of torchvision or "FILE.py", in place of the method's own views; its normalisation is the
+            method's. None: the method's views, of a run that is resumed those of its checkpoint.
         encoder_options: the options of ``build_encoder`` that rebuild the encoder; None: those that it was built with,
             or a custom module, whose checkpoint the commands cannot open.
         method_options: the other arguments of the method, for ``load_method``: JSON values. Numbers, flags and names
@@ -171,6 +176,10 @@ def pretrain(
             encoder |= {} if own == channels_of(encoder) else {"channels": own}
         if isinstance(method, str):
             method, encoder_options = _by_name(method, encoder, size, channels, method_options, options.seed)
+        if augment is not None or (state or {}).get("views"):
+            replace_views(method, augment, state)
+    elif augment is not None:
+        raise TypeError("augment: expected None, the method has its views already; give them with a method's name")
     elif encoder is not None:
         raise TypeError("encoder: expected None, the method has an encoder already; give one with a method's name")
     elif isinstance(method, Method):
@@ -211,6 +220,7 @@ def pretrain(
         "started_from": method.started_from,
         "vocabulary": method.asked_vocabulary,
         "augment": repr(method.augment) if isinstance(getattr(method, "augment", None), Views) else None,
+        "views": to_json(getattr(method, "augment", None)),
         "data": source.name,
         "source": {
             "fingerprint": source.fingerprint,
@@ -246,6 +256,20 @@ def pretrain(
     return method if trainer.sharded else method.to(original_device)
 
 
+def replace_views(method: Method, augment: Any, state: dict[str, Any] | None = None) -> None:
+    """Takes other views in place of a method's own: those that are given, else those of a checkpoint.
+
+    Raises:
+        ValueError: views that the method does not take.
+    """
+    if not isinstance(method, ImageMethod):
+        raise ValueError(f"augment: expected a method of images, got {name_of(method)}")
+    if augment is not None:
+        method.replace_views(as_views(augment, method.encoder.size))
+    elif state and state.get("views"):
+        method.augment = from_json(state["views"])
+
+
 def _by_name(
     name: str, encoder: Any, size: int | None, channels: int | None, options: dict[str, Any], seed: int
 ) -> tuple[Method, dict[str, Any] | None]:
@@ -264,4 +288,4 @@ def training_split(data: str | Path, **options: Any) -> Source:
     return source
 
 
-__all__ = ["pretrain", "training_split"]
+__all__ = ["pretrain", "replace_views", "training_split"]

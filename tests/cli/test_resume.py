@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import wave
 from collections.abc import Callable
@@ -14,10 +15,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from fastssl.augment import Augment, RandomResizedCrop, RandomVerticalFlip, Views
 from fastssl.cli import app
-from fastssl.methods import SimCLR, VICReg, Word2Vec
+from fastssl.methods import DINO, SimCLR, VICReg, Word2Vec
 from fastssl.models import build_encoder
-from fastssl.train import Pretraining, load_checkpoint, pretrain, recipe
+from fastssl.train import Pretraining, load_checkpoint, load_method, pretrain, recipe
 from tests.support.language import corpus
 
 runner = CliRunner()
@@ -268,3 +270,54 @@ def test_the_vocabulary_of_a_run_is_that_which_was_asked_for(given: int, tmp_pat
     assert message == f"vocabulary: the checkpoint was made with {given}, got 2001; resume with the same"
     with pytest.raises(ValueError, match=f"vocabulary: the checkpoint was made with {given}, got 2001"):
         pretrain("gpt", texts(tmp_path), out=tmp_path / "run", resume=True, encoder={"vocabulary": 2001})
+
+
+def test_views_of_a_file_are_resumed_without_it(tmp_path: Path) -> None:
+    file = tmp_path / "views.py"
+    file.write_text(
+        "from fastssl.augment import Augment, GaussianBlur, Normalize, RandomResizedCrop, RandomVerticalFlip\n"
+        "steps = [RandomResizedCrop(12, scale=[0.5, 1.0]), RandomVerticalFlip(), GaussianBlur(3, p=0.5), Normalize()]\n"
+        "transform = Augment(steps)\n"
+    )
+    whole, parts, own = tmp_path / "whole", tmp_path / "parts", tmp_path / "own"
+    given = ["simclr", "--data", "digits", *IMAGES, "--batch-size", "512"]
+    call(*given, "--augment", file, "--epochs", "2", "--out", whole)
+    call(*given, "--augment", file, "--epochs", "1", "--out", parts)
+    call(*given, "--epochs", "2", "--out", own)
+    assert not same(whole, own)
+    wrong = call("simclr", "--resume", "--epochs", "2", "--augment", "byol", "--out", parts, code=1)
+    assert "augment: the checkpoint was made with other views" in wrong
+    file.unlink()
+    call("simclr", "--resume", "--epochs", "2", "--out", parts)
+    assert same(whole, parts)
+    program = load_method(parts).augment.programs[1]
+    assert "RandomVerticalFlip()" in repr(program)
+    assert "Normalize(0.5, 0.5)" in repr(program)  # the method's: evaluation makes images of it
+    assert "RandomHorizontalFlip" not in repr(program)
+
+
+def test_views_that_a_method_does_not_take(tmp_path: Path) -> None:
+    wrong = call("simclr", "--data", "digits", "--augment", "dino", *IMAGES, "--out", tmp_path / "a", code=1)
+    assert re.search(r"augment: SimCLR takes 2 views of \[\(12, 12\), \(12, 12\)\] pixels, got \d+ of", wrong)
+    wrong = call("jigsaw", "--data", "digits", "--augment", "byol", *IMAGES, "--out", tmp_path / "b", code=1)
+    assert "Jigsaw makes its views by rules of its own" in wrong
+    wrong = call("gpt", "--data", "sotu", "--augment", "byol", "--out", tmp_path / "c", code=1)
+    assert "augment: gpt takes texts" in wrong
+
+
+def test_views_by_the_name_of_a_method(tmp_path: Path) -> None:
+    encoder, options = {"name": "resnet", "size": 12, "width": 4}, Pretraining(epochs=1, batch_size=512)
+    views = Augment([RandomResizedCrop(12), RandomVerticalFlip()])
+    method: Any = pretrain("barlow-twins", "digits", options, out=tmp_path, encoder=encoder, augment=views)
+    assert [len(program.operations) for program in method.augment.programs] == [2, 2]
+    options = Pretraining(epochs=2, batch_size=512)
+    again: Any = pretrain("barlow-twins", "digits", options, out=tmp_path, encoder=encoder, resume=True)
+    assert repr(again.augment) == repr(method.augment)
+    crops = [RandomResizedCrop(12), RandomResizedCrop(12), *[RandomResizedCrop(8)] * 3]
+    dino: Any = DINO(build_encoder({**encoder, "name": "vit", "patch": 4}))
+    dino.replace_views(Views([Augment([crop]) for crop in crops]))
+    assert [program.size[0] for program in dino.augment.programs] == [12, 12, 8, 8, 8]
+    with pytest.raises(ValueError, match="the two of the first size, and others of any"):
+        dino.replace_views(Views([Augment([crop]) for crop in crops[1:]]))
+    with pytest.raises(TypeError, match="augment: expected None"):
+        pretrain(dino, "digits", options, out=tmp_path / "dino", augment=views)
