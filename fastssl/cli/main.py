@@ -289,7 +289,6 @@ def pretrain(
     from fastssl.cli.evaluation import data_of, leaving_out
     from fastssl.cli.plan import plan
     from fastssl.cli.recipes import (
-        CONTINUED,
         build_method,
         check_rate,
         encoder_for,
@@ -305,6 +304,7 @@ def pretrain(
     from fastssl.train import Pretraining, check_out, is_rank_zero
     from fastssl.train import recipe as recipe_for
     from fastssl.train.options import detect_launcher
+    from fastssl.train.recipe import continued
     from fastssl.train.run import replace_views
 
     out = out or Path("runs") / method
@@ -396,9 +396,14 @@ def pretrain(
         if names_network(init):
             if vocabulary is not None:
                 raise ValueError(f"vocabulary: expected none, {init} has its own tokenizer")
-            # The network's own sizes, and where others have pretrained it, a rate that keeps what it has learned.
-            own_rate = CONTINUED if init.startswith("huggingface:") else {}
-            chosen = replace(chosen, network={}, options=chosen.options | own_rate)
+            chosen = replace(chosen, network={})  # the network's own sizes
+    of_run: dict[str, Any] = {}
+    if not (text or audio) and init is not None and Path(init).is_dir() and encoder is None:
+        of_run = options_of_run(Path(init), **shape)
+    fresh = chosen.options.get("lr")
+    if state is None:
+        parts = {"encoder": encoder or of_run.get("name"), "tower": of_method.get("text")}
+        chosen = continued(chosen, init, text=text, **parts)
     known, options = chosen, chosen.options | given
     if epochs is not None:
         options.pop("minutes", None)  # of a resumed run
@@ -417,6 +422,8 @@ def pretrain(
         check_rate(known, optimizer, lr)
     if is_rank_zero():
         echo(f"{describe_source(source)}\n{chosen}")
+        if lr is None and known.options.get("lr") != fresh:
+            echo(f"pretrained weights: a learning rate of {settings.lr:g} in place of {fresh:g}, that of random ones")
         if channels not in (None, 1, 3):
             echo(f"{amount(channels, 'channel')}: augmented one by one; hue, saturation and grayscale have no effect")
     model: Any
@@ -451,8 +458,8 @@ def pretrain(
     else:
         if state is not None:
             encoder_options = known.network
-        elif init is not None and Path(init).is_dir() and encoder is None:
-            encoder_options = options_of_run(Path(init), **shape)
+        elif of_run:
+            encoder_options = of_run
         else:
             encoder_options = encoder_for(method, encoder, size or chosen.size, width, blocks, stem, channels)
             encoder_options = {**chosen.network, **encoder_options, **of_network}

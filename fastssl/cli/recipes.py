@@ -68,10 +68,6 @@ def views_for(name: str, embedded: str | None, size: int) -> Views | None:
     return None
 
 
-# Of networks that were pretrained elsewhere: the recipes' rates are those of small ones from random weights.
-CONTINUED: dict[str, Any] = {"optimizer": "adamw", "lr": 5e-5}
-
-
 def check_rate(chosen: Recipe, optimizer: str | None, lr: float | None) -> None:
     """Raises ValueError for another optimiser than the recipe's without a learning rate; Muon takes those of AdamW."""
     known = chosen.options["optimizer"]

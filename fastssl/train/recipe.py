@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +20,10 @@ NAMES = ("small", "paper")
 EMBEDDED_RECIPES = ("emoji", "digits", "stereograms")  # embedded data sets with their own settings
 LARGE = 100_000  # items from which on the paper's settings are the default
 RATE, RATE_WITH = "lr_per_256", "lr_with"
+# Learning rates of AdamW for networks that others have pretrained: the recipes' are those of random weights, and undo
+# what such a network has learned. Of images as their continued pretraining has them, of CLIP as its fine-tuning.
+CONTINUED = {"texts": 5e-5, "images": 1e-4, "images with texts": 1e-5}
+ELSEWHERE = "huggingface:"
 _NOTES = ("source", "differs", "method", "size", "views", "network")
 
 
@@ -115,6 +120,37 @@ def recipe(
     return Recipe(
         name, options, arguments, size, views, own.get("source", ""), own.get("differs", ""), own.get("network", {})
     )
+
+
+def continued(
+    chosen: Recipe, init: str | None = None, *, text: bool = False, encoder: Any = None, tower: Any = None
+) -> Recipe:
+    """The settings of a method whose network others have pretrained: AdamW at a lower learning rate; those of other
+    networks unchanged.
+
+    Args:
+        chosen: the settings for random weights.
+        init: what the network starts from: "huggingface:PATH", a file of weights, or a run, whose rate is the recipe's.
+        text: the method takes texts.
+        encoder: name of the encoder of images; "huggingface:NAME" has pretrained weights.
+        tower: name of the text tower beside it.
+
+    Example:
+        >>> from fastssl.train.recipe import Recipe, continued
+        >>> continued(Recipe("small", {"lr": 2e-3}), encoder="huggingface:facebook/dinov2-small").options
+        {'lr': 0.0001, 'optimizer': 'adamw'}
+    """
+
+    def elsewhere(name: Any) -> bool:
+        return isinstance(name, str) and name.startswith(ELSEWHERE)
+
+    if text:
+        kind = "texts" if elsewhere(init) else None
+    else:
+        parts = (elsewhere(encoder) or (init is not None and Path(init).is_file()), elsewhere(tower))
+        kind = "images with texts" if all(parts) else "images" if any(parts) else None
+    own = {} if kind is None else {"optimizer": "adamw", "lr": CONTINUED[kind]}
+    return replace(chosen, options=chosen.options | own)
 
 
 def _of(settings: dict[str, Any], method: str) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from fastssl.train.language import (
 )
 from fastssl.train.options import Pretraining, check_out, detect_launcher, is_rank_zero
 from fastssl.train.probe import OnlineProbe
-from fastssl.train.recipe import recipe
+from fastssl.train.recipe import continued, recipe
 from fastssl.train.recorded import attributes_of, check_recorded, options_of
 from fastssl.train.resuming import check_network, check_same_run, encoder_of, recipe_of
 from fastssl.train.trainer import Trainer, batch_size_of, dry_run
@@ -143,6 +143,8 @@ def pretrain(
         text = "tokens" in get(method).needs
         if state is None:
             settings = recipe(method, 0 if text else len(source), batch_size=rows, embedded=source.embedded)
+            name = encoder.get("name") if isinstance(encoder, dict) else encoder
+            settings = continued(settings, text=text, encoder=name, tower=(method_options or {}).get("text"))
         else:
             settings = recipe_of(state, Path(out), method)
         options = options or Pretraining(**settings.options)

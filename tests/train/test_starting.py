@@ -166,6 +166,46 @@ def test_weights_of_other_networks_are_named(images: Path, tmp_path: Path) -> No
     assert "takes waveforms" in run("pretrain", "wavenet", "--data", "tones", "--init", images, "--out", "x", code=2)
 
 
+def test_pretrained_images_go_on_at_a_lower_rate(images: Path, tmp_path: Path) -> None:
+    """Whatever holds the weights; a run of ours keeps the recipe's rate."""
+    weights, model = tmp_path / "w.pth", tmp_path / "vit"
+    torch.save(load_encoder(images)[0].network.state_dict(), weights)
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    transformers.ViTModel(transformers.ViTConfig(**sizes, image_size=32, patch_size=16)).save_pretrained(model)
+    asked = [
+        "pretrain",
+        "simclr",
+        "--data",
+        "digits",
+        "--dry-run",
+        "--batch-size",
+        "64",
+        "--width",
+        "4",
+        "--size",
+        "16",
+    ]
+    known = ["pretrain", "simclr", "--data", "digits", "--dry-run", "--batch-size", "64", "--size", "32"]
+    known += ["--encoder", f"huggingface:{model}"]
+    for own in ([*asked, "--init", weights], [*asked, "--init", weights, "--recipe", "paper"], known):
+        printed = run(*own)
+        assert "optimizer adamw" in printed and "lr 0.0001," in printed
+        assert "pretrained weights: a learning rate of 0.0001 in place of" in printed
+    printed = run(*asked, "--init", weights, "--lr", "0.01")
+    assert "optimizer adamw, lr 0.01," in printed and "pretrained weights" not in printed
+    assert "optimizer sgd, lr 0.01," in run(*asked, "--init", weights, "--lr", "0.01", "--optimizer", "sgd")
+    for own in (asked, [*asked, "--init", images]):
+        printed = run(*own)
+        assert "optimizer adamw, lr 0.002," in printed and "pretrained weights" not in printed
+    trained = tmp_path / "trained"
+    run(*(one for one in known if one != "--dry-run"), "--epochs", "1", "--precision", "32-true", "--out", trained)
+    assert "lr 0.0001," in run("pretrain", "byol", "--data", "digits", "--init", trained, "--dry-run")
+    out = tmp_path / "python"
+    pretrain("simclr", digits().subset(range(64)), out=out, encoder=f"huggingface:{model}", size=32)
+    assert load_checkpoint(out)[1]["options"]["lr"] == 1e-4
+
+
 # Texts.
 
 pytest.importorskip("transformers")
