@@ -14,7 +14,7 @@ from fastssl._words import amount
 from fastssl.data.columns import check_options
 from fastssl.data.files import FileSource, NoImagesError, folder
 from fastssl.data.listing import LONE
-from fastssl.data.source import Item, Reduction, Subset, digest, first_indices
+from fastssl.data.source import CLIP, Item, Reduction, Subset, digest, first_indices
 from fastssl.data.storage import content, is_file, join
 
 KIND = "frames"
@@ -66,7 +66,7 @@ class FrameSource(Subset):
                 f"{int(count.max(initial=0))}"
             )
         super().__init__(frames, starts)
-        self.gap, self.shared, self.clip = gap, "a clip", self.clip[starts]
+        self.gap, self.shared, self.clip = gap, CLIP, self.clip[starts]
         short = int((count <= gap).sum())
         self.skipped = {**frames.skipped, **({f"clips of at most {amount(gap, 'frame')}": short} if short else {})}
         self.motions = None if poses is None else motion_between(poses[starts], poses[starts + gap])

@@ -3,7 +3,8 @@
 8 bytes   magic
 pixels    concatenated images, uint8
 table     one record per image (``RECORD``)
-header    JSON: version, count, checksum of the table, classes, name; optional: drawings (images per item), names, texts
+header    JSON: version, count, checksum of the table, classes, name; optional: drawings (images per item), names, texts,
+          motions and clips of pairs of frames
 footer    offsets of table and header, checksum of the header, magic (``FOOTER``)
 """
 
@@ -28,7 +29,17 @@ from fastssl.data.corpus import CorpusError
 from fastssl.data.decode import shrink
 from fastssl.data.prefetch import prefetch_items
 from fastssl.data.shards import ShardError
-from fastssl.data.source import Item, Reduction, Source, are_scores, check_index, digest, empty_texts, first_indices
+from fastssl.data.source import (
+    CLIP,
+    Item,
+    Reduction,
+    Source,
+    are_scores,
+    check_index,
+    digest,
+    empty_texts,
+    first_indices,
+)
 from fastssl.data.storage import is_url, open_file
 from fastssl.data.wav import AudioError
 
@@ -55,6 +66,8 @@ def pack(
     names: Sequence[str] | None = None,
     texts: Sequence[str | None] | None = None,
     images_per_item: int = 1,
+    motions: Sequence[Any] | np.ndarray | None = None,
+    clips: Sequence[int] | np.ndarray | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
     """Writes images to a packed file, atomically.
@@ -68,10 +81,12 @@ def pack(
         names: one name per item.
         texts: one text per item.
         images_per_item: number of consecutive images that form an item.
+        motions: six numbers per item, the motion of the camera (:class:`fastssl.data.FrameSource`).
+        clips: one integer per item, the clip that its images are of.
         progress: called with the number of images written so far.
 
     Raises:
-        ValueError: an image of another dtype or shape, or a wrong number of labels, names or texts.
+        ValueError: an image of another dtype or shape, or a wrong number of labels, names, texts, motions or clips.
 
     Example:
         >>> import tempfile, numpy as np
@@ -100,7 +115,8 @@ def pack(
         items, rest = divmod(len(records), images_per_item)
         if rest:
             raise ValueError(f"images: expected a multiple of {images_per_item}, got {len(records)}")
-        for key, given in (("labels", labels), ("names", names), ("texts", texts)):
+        per_item = {"labels": labels, "names": names, "texts": texts, "motions": motions, "clips": clips}
+        for key, given in per_item.items():
             if given is not None and len(given) != items:
                 raise ValueError(f"{key}: expected {items}, one per item, got {len(given)}")
         table = np.array(records, dtype=RECORD).tobytes()
@@ -112,6 +128,8 @@ def pack(
             "drawings": images_per_item,
             **({} if names is None else {"names": list(names)}),
             **({} if texts is None or not any(texts) else {"texts": list(texts)}),
+            **({} if motions is None else {"motions": np.asarray(motions, np.float64).reshape(items, 6).tolist()}),
+            **({} if clips is None else {"clips": [int(clip) for clip in clips]}),
         }
         write_end(file, MAGIC, offset, table, header)
     return path
@@ -125,8 +143,9 @@ def pack_source(
     on_error: str = "raise",
     progress: Callable[[int], None] | None = None,
 ) -> Path:
-    """Writes the images of a source to a packed file, with its labels, classes, names and texts. Several classes per
-    item, boxes and segmentations are left out, with a warning.
+    """Writes the images of a source to a packed file, with its labels, classes, names and texts, of frames also with
+    their clips and the motion of the camera. Several classes per item, boxes and segmentations are left out, with a
+    warning.
 
     Args:
         source: source of images, decoded by several threads.
@@ -164,9 +183,12 @@ def pack_source(
     labels: list[int] = []
     names: list[str] = []
     texts: list[str | None] = []
+    of_clips = source.image_ids if source.shared == CLIP else None
+    clips: list[int] | None = None if of_clips is None else []
+    motions: list[np.ndarray] | None = None if source.motions is None else []
 
     def images() -> Iterator[np.ndarray]:
-        for item in prefetch_items(readable):
+        for index, item in enumerate(prefetch_items(readable)):
             if item is UNREADABLE:
                 continue
             if item.images is None or len(item.images) != images_per_item:
@@ -175,12 +197,17 @@ def pack_source(
             labels.append(UNLABELLED if item.label is None else item.label)
             names.append(item.name or "")
             texts.append(item.text)
+            if clips is not None and of_clips is not None:
+                clips.append(int(of_clips[index]))
+            if motions is not None and source.motions is not None:
+                motions.append(source.motions[index])
             for image in item.images:
                 colors = image[:, :, :3] if isinstance(image, PaddedRGB) else image
                 yield shrink(np.ascontiguousarray(colors), size)
 
-    options: dict[str, Any] = {"names": names, "texts": texts, "images_per_item": images_per_item, "progress": progress}
-    return pack(images(), path, labels=labels, classes=source.classes, name=source.name, **options)
+    per_item: dict[str, Any] = {"labels": labels, "names": names, "texts": texts, "motions": motions, "clips": clips}
+    how: dict[str, Any] = {"images_per_item": images_per_item, "progress": progress}
+    return pack(images(), path, classes=source.classes, name=source.name, **per_item, **how)
 
 
 READ_ERRORS = (AudioError, CaptionError, CorpusError, ImageError, PackedError, ShardError, OSError)  # of an item
@@ -256,6 +283,9 @@ class PackedImages(Source):
         self.images_per_item: int = about.get("drawings", 1)
         self.names: list[str] | None = about.get("names")
         self.texts: list[str | None] | None = about.get("texts")
+        self.motions = np.array(about["motions"], np.float64) if "motions" in about else None
+        self.clips: list[int] | None = about.get("clips")
+        self.shared = Source.shared if self.clips is None else CLIP
         labels = self.records["label"][:: self.images_per_item].astype(np.int32)
         self.labels = labels if bool((labels != UNLABELLED).any()) else None
         self._verified = np.zeros(len(self.records), dtype=bool)
@@ -279,7 +309,7 @@ class PackedImages(Source):
         images_per_item = about.get("drawings", 1)
         if type(images_per_item) is not int or images_per_item < 1 or about["count"] % images_per_item:
             raise PackedError(f"{self.path}: damaged (incomplete header)")
-        for key in ("names", "texts"):
+        for key in ("names", "texts", "motions", "clips"):
             if key in about and len(about[key]) != about["count"] // images_per_item:
                 raise PackedError(f"{self.path}: damaged (incomplete header)")
         return dict(about)
@@ -317,7 +347,9 @@ class PackedImages(Source):
 
     @property
     def image_ids(self) -> np.ndarray | None:
-        """Items of one name and equal images: a checksum alone may be that of several."""
+        """Items of one clip, else those of one name and equal images: a checksum alone may be that of several."""
+        if self.clips is not None:
+            return first_indices(self.clips)
         if self.names is None:
             return None
         pixels = self.records[["height", "width", "channels", "crc"]][:: self.images_per_item]
@@ -325,7 +357,8 @@ class PackedImages(Source):
 
     @property
     def fingerprint(self) -> str:
-        return digest(*self.classes, self.records.tobytes(), *(self.texts or ()))
+        known = [] if self.motions is None else [self.motions]
+        return digest(*self.classes, self.records.tobytes(), *(self.texts or ()), *known)
 
     def __reduce__(self) -> Any:
         return PackedImages, (self.path,)

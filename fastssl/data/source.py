@@ -12,6 +12,7 @@ import numpy as np
 from fastssl._words import amount
 from fastssl.data.objects import Objects
 
+CLIP = "a clip"  # what frames of videos share
 _SIZES = 1024  # of files that tell data apart
 
 

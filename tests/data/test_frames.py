@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 import fastssl.data
-from fastssl.data import ArraySource, FrameSource, frames, open_splits
+from fastssl.data import ArraySource, FrameSource, PackedImages, frames, open_splits, pack, pack_source
 from fastssl.data.files import each_once
 from fastssl.data.frames import motion_between
 from fastssl.data.summary import summary
@@ -40,6 +40,24 @@ def test_items_are_pairs_of_frames_of_a_clip_in_the_order_of_their_numbers(tmp_p
     assert source.image_ids is not None and source.image_ids.tolist() == [0, 1, 1, 1, 1, 1]
     assert "4 of them share a clip with an earlier one" in list(summary(source))
     assert len(each_once(source)) == 2
+
+
+def test_packed_frames_keep_clips_and_motion(tmp_path: Path) -> None:
+    for k in range(2):
+        clip(tmp_path / "v" / f"clip{k}", range(10 * k, 10 * k + 5))
+        turned = [[*np.eye(3, 4)[0, :3], 0.5 * n * (k + 1), 0, 1, 0, 0, 0, 0, 1, 0] for n in range(5)]
+        (tmp_path / "v" / f"clip{k}" / "poses.txt").write_text("\n".join(" ".join(map(str, row)) for row in turned))
+    (tmp_path / "v" / "clip0" / "frame_2.png").write_bytes(b"broken")
+    source = fastssl.data.open(f"frames:{tmp_path / 'v'}#gap=2")
+    packed = PackedImages(pack_source(source, tmp_path / "v.pack", on_error="skip"))
+    assert [packed.read(k).images[0][0, 0, 0] for k in range(len(packed))] == [0, 2, 10, 11, 12]  # type: ignore[index]
+    assert packed.motions is not None and packed.motions[:, 0].tolist() == [1, 1, 2, 2, 2]
+    assert packed.image_ids is not None and packed.image_ids.tolist() == [0, 0, 2, 2, 2]
+    assert packed.shared == "a clip" and len(each_once(packed)) == 2
+    motions = packed.subset([3]).motions
+    assert motions is not None and motions[0, 0] == 2
+    with pytest.raises(ValueError, match="motions: expected 2, one per item, got 1"):
+        pack(np.zeros((2, 4, 4, 3), np.uint8), tmp_path / "x.pack", motions=np.zeros((1, 6)))
 
 
 def test_folders_of_clips_are_classes_and_parts_are_kept(tmp_path: Path) -> None:
