@@ -98,12 +98,13 @@ def text_pairs(
             )
         lines = _lines(file, encoding, errors)
         pairs = list(_objects(file, lines, known) if kind_of(file) == ".jsonl" else _rows(file, lines, known, given))
-    whole = [pair for pair in pairs if not any(isinstance(text, str) and not text.strip() for text in pair)]
+    whole = [pair for pair in pairs if not any(isinstance(text, str) and not text.strip() for text in pair[1:])]
     if not whole:
         left = f" but {len(pairs):,} {EMPTY}" if pairs else ""
         raise ValueError(f"pairs: expected pairs of texts in {file!r}, there are none{left}")
+    numbers, *both = zip(*whole)
     first, second = (
-        GivenTexts(side, lambda k: f"{file}: pair {k + 1}", f"as {role}") for side, role in zip(zip(*whole), known[0])
+        GivenTexts(side, lambda k: f"{file}: line {numbers[k]}", f"as {role}") for side, role in zip(both, known[0])
     )
     made = ParallelCorpus(Corpus(first, name), Corpus(second, name))
     made.skipped = {EMPTY: len(pairs) - len(whole)} if len(whole) < len(pairs) else {}
@@ -133,13 +134,14 @@ def _sides(place: str, part: str, endings: tuple[str, str]) -> list[str] | None:
     return list(itertools.chain(*sides))
 
 
-def _parallel(files: list[str], sides: list[list[str]]) -> list[tuple[str, str]]:
-    """The pairs of lines, without those of which both are empty."""
+def _parallel(files: list[str], sides: list[list[str]]) -> list[tuple[int, str, str]]:
+    """The numbers and pairs of lines, without those of which both are empty."""
     counts = [len(lines) - (lines[-1] == "") for lines in sides]
     if counts[0] != counts[1]:
         both = " and ".join(f"{count:,} in {file!r}" for file, count in zip(files, counts))
         raise ValueError(f"pairs: expected as many lines in both files, got {both}")
-    return [pair for pair in zip(*sides) if any(text.strip() for text in pair)]
+    numbered = enumerate(zip(*sides), 1)
+    return [(number, first, second) for number, (first, second) in numbered if first.strip() or second.strip()]
 
 
 def _found(there: Iterable[str], known: list[tuple[str, str]]) -> tuple[str, str] | None:
@@ -148,7 +150,7 @@ def _found(there: Iterable[str], known: list[tuple[str, str]]) -> tuple[str, str
     return next(((first, second) for first, second in pairs if first is not None and second is not None), None)
 
 
-def _objects(file: str, lines: list[str], known: list[tuple[str, str]]) -> Iterator[tuple[Any, Any]]:
+def _objects(file: str, lines: list[str], known: list[tuple[str, str]]) -> Iterator[tuple[int, Any, Any]]:
     keys: tuple[str, str] | None = None  # those of the object before, where one lacks a text
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -163,26 +165,28 @@ def _objects(file: str, lines: list[str], known: list[tuple[str, str]]) -> Itera
             kinds = {key: type(value).__name__ for key, value in found.items()} if isinstance(found, dict) else None
             got = kinds or type(found).__name__
             raise ValueError(f"{file}: line {number}: expected texts under the keys {', '.join(known[0])}, got {got}")
-        yield found.get(keys[0]), found.get(keys[1])
+        yield number, found.get(keys[0]), found.get(keys[1])
 
 
-def _rows(file: str, lines: list[str], known: list[tuple[str, str]], given: bool) -> Iterator[tuple[str, str]]:
+def _rows(file: str, lines: list[str], known: list[tuple[str, str]], given: bool) -> Iterator[tuple[int, str, str]]:
     if kind_of(file) == ".csv":
         skip = spaced("\n".join(lines), ",")
-        rows = list(csv.reader((line + "\n" for line in lines), skipinitialspace=skip))
+        reader = csv.reader((line + "\n" for line in lines), skipinitialspace=skip)
+        ends, rows = [0], []
+        for row in reader:  # one within quotation marks may have several lines
+            rows.append((ends[-1] + 1, row))
+            ends.append(reader.line_num)
     else:
-        rows = [line.split("\t") for line in lines]
-    first = next((k for k, row in enumerate(rows) if any(row)), 0)
-    heading = _found(rows[first], known) if rows else None
-    named, wanted = heading is not None, " and ".join(known[0])
-    if given and not named:
-        raise ValueError(f"{file}: expected a heading with {wanted}, got {rows[first] if rows else 'no lines'}")
-    places = [rows[first].index(column) for column in heading] if heading else [0, 1]
-    for number, row in enumerate(rows[first + named :], first + named + 1):
-        if not any(row):
-            continue
-        if len(row) <= max(places) or (not named and len(row) != 2):
-            other = "" if named else f", or a heading with {wanted}"
-            remedy = "" if named else "; others are named: #source=NAME:target=NAME"
+        rows = [(number, line.split("\t")) for number, line in enumerate(lines, 1)]
+    rows = [(number, row) for number, row in rows if any(row)]
+    first = rows[0][1] if rows else []
+    heading, wanted = _found(first, known), " and ".join(known[0])
+    if given and heading is None:
+        raise ValueError(f"{file}: expected a heading with {wanted}, got {first or 'no lines'}")
+    places = [first.index(column) for column in heading] if heading else [0, 1]
+    for number, row in rows[heading is not None :]:
+        if len(row) <= max(places) or (heading is None and len(row) != 2):
+            other = "" if heading else f", or a heading with {wanted}"
+            remedy = "" if heading else "; others are named: #source=NAME:target=NAME"
             raise ValueError(f"{file}: line {number}: expected two columns of text{other}, got {len(row)}{remedy}")
-        yield row[places[0]], row[places[1]]
+        yield number, row[places[0]], row[places[1]]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastssl.data
-from fastssl.data import Corpus, ParallelCorpus, open_splits, open_tagged, text_pairs
+from fastssl.data import Corpus, CorpusError, ParallelCorpus, open_splits, open_tagged, text_pairs
 from fastssl.data.opening import gone
 
 PAIRS = [('say "yes"', "di «sí»"), ("a, b", "a y b"), ("tab", "tabla")]
@@ -196,3 +196,17 @@ def test_parallel_lines_that_do_not_match_are_named(tmp_path: Path) -> None:
         text_pairs(tmp_path / "b.tsv.gz")
     (tmp_path / "b.tsv.gz").write_bytes(gzip.compress(b"uno\tone\n"))
     assert text_pairs(tmp_path / "b.tsv.gz").pair(0) == ("uno", "one")
+
+
+def test_errors_count_the_lines_of_the_file(tmp_path: Path) -> None:
+    """Whatever lines are empty, left out, or within quotation marks."""
+    path = tmp_path / "a.jsonl"
+    rows = [{"source": "", "target": "b"}, {"source": "a", "target": "b"}, {"source": "c", "target": None}]
+    path.write_text("\n" + "\n\n".join(map(json.dumps, rows)))
+    pairs = fastssl.data.open(f"pairs:{path}")
+    with pytest.raises(CorpusError, match=r"a.jsonl: line 6: expected a string as target, got None"):
+        pairs.pair(1)  # type: ignore[attr-defined]
+    path = tmp_path / "a.csv"
+    path.write_text('source,target\n"one\ntwo",b\n\nthree\n')
+    with pytest.raises(ValueError, match="a.csv: line 5: expected two columns of text, got 1"):
+        text_pairs(path)

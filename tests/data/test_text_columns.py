@@ -628,7 +628,7 @@ def test_texts_of_json_lines_that_are_none_are_unreadable(tmp_path: Path, value:
         (f"{path}", "text_pair", r"a\.jsonl: row 2: expected a string in column text_pair, got "),
         (f"text:{path}", "text", r"a\.jsonl: line 2: expected a string under the key 'text', got "),
         (f"text:{path}", "text_pair", r"a\.jsonl: line 2: expected a string under the key 'text_pair', got "),
-        (f"pairs:{path}", "text_pair", r"a\.jsonl: pair 2: expected a string as target, got "),
+        (f"pairs:{path}", "text_pair", r"a\.jsonl: line 2: expected a string as target, got "),
     ):
         rows = [{"text": text, "text_pair": text.upper(), "label": 1} for text in "abc"]
         written(path, [rows[0], {**rows[1], column: value}, rows[2]])
