@@ -91,6 +91,7 @@ TEXTS: dict[str, Callable[..., Corpus]] = {
 WITH_OPTIONS = ("text", "pairs")
 NPZ = ".npz"
 METADATA = ("metadata.csv", "metadata.jsonl")  # tables of Hugging Face's folders of images
+_START = 4096  # bytes by which a file is known
 _TEXTS = {*tables.SUFFIXES, *text_files.SUFFIXES}
 _FILES = {PARQUET, ".tar", ".pack", ".tok", ".npy", WAV, *SUFFIXES, *_TEXTS}
 # Data by themselves.
@@ -433,7 +434,7 @@ def _files(
     if not is_url(places[0]):  # of others reading says what they are
         if not is_file(places[0]):
             raise FileNotFoundError(f"data: no file {places[0]!r}")
-        _check_no_text(places[0], open_file(places[0]).read(0, 1024))
+        _check_no_text(places[0], open_file(places[0]).read(0, _START))
     return FileSource(places, name=name or "files", **options)
 
 
@@ -570,16 +571,18 @@ def _file(place: str, part: str, options: dict[str, Any]) -> Source:
         return WavSource([os.path.basename(place)], name=name_of(place), root=parent(place))
     if kind == ".txt":
         corpus: Any = text_files.text_corpus(place)
-        _check_lists_no_images(place, corpus.texts.files[0].read(0, 1024))
+        _check_lists_no_images(place, corpus.texts.files[0].read(0, _START))
         return corpus
     if kind in tables.SUFFIXES:
         return tables.open_table(place, part=part, **options)
     if kind in CONVERTED:
         raise ValueError(f"data: expected an image, got {place!r}; {REMEDY}")
-    start = open_file(place).read(0, 1024)
+    start = open_file(place).read(0, _START)
     if kind == ".pack" or start[: len(MAGIC)] == MAGIC:
         return PackedImages(place)
     check_unpacked(place, start)
+    if kind in tables.LISTS:
+        _check_lists_no_images(place, start)
     _check_no_text(place, start)
     one = FileSource([os.path.basename(place)], name=name_of(place), root=parent(place), **options)
     if kind not in SUFFIXES:  # it may be no image
@@ -597,16 +600,31 @@ def _check_no_text(place: str, start: bytes) -> None:
 
 
 def _check_lists_no_images(place: str, start: bytes) -> None:
-    """A list of images that are there is no corpus, although its lines are text."""
-    line = start.partition(b"\n")[0].decode("utf-8", "replace").strip()
-    first = next(
-        (own for own in (line, re.split(r"[,;\t|]", line)[0], line.partition(" ")[0]) if ending(own) in SUFFIXES), None
+    """A list of images is no corpus, although its lines are text: of images that are there, or of several lines, but
+    for a heading of up to two (CelebA's), each of which begins with the name of one."""
+    complete = start if len(start) < _START else start[: start.rfind(b"\n") + 1]
+    lines = [line for own in complete.decode("utf-8", "replace").split("\n") if (line := own.strip())]
+    named = list(map(_image_in, lines))
+    first = next((k for k, name in enumerate(named[:3]) if name is not None), None)
+    if first is None or not all(named[first:]):
+        return
+    there = is_file(join(parent(place), str(named[first])))
+    if not there and len(named) - first < 2 and len(lines[first].split()) > 1:  # a sentence on a file
+        return
+    known = benchmarks.recognised([os.path.basename(place)])
+    how = f"{place}#images={'.' if there else 'FOLDER'}" if known is None else f"{known}:FOLDER"
+    raise ValueError(
+        f"data: expected texts, {place!r} lists images such as {named[first]!r}"
+        f"{'' if there else ', which is not beside it'}; those are read as {how}, and the lines of the file themselves "
+        f"as text:{place}"
     )
-    if first is not None and is_file(join(parent(place), first)):
-        raise ValueError(
-            f"data: expected texts, {place!r} lists images such as {first!r}; those are read as {place}#images=., "
-            f"and the lines of the file themselves as text:{place}"
-        )
+
+
+def _image_in(line: str) -> str | None:
+    """The name of an image that a line is or begins with, without the number of its text (Flickr8k's)."""
+    fields = (line, re.split(r"[,;\t|]", line)[0], line.partition(" ")[0])
+    names = (re.sub(r"#\d+$", "", field.strip()) for field in fields)
+    return next((name for name in names if ending(name) in SUFFIXES), None)
 
 
 def _is_text(start: bytes) -> bool:

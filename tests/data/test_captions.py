@@ -309,7 +309,7 @@ def test_tables_of_flickr(tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_text("\n".join(["image,caption", *rows]))
     for given in ("#images=Images", "#images=Images:path=image:text=caption"):
         check(fastssl.data.open(f"{tmp_path / 'captions.txt'}{given}"), [(k, f"a, {k}") for k in range(3)])
-    assert isinstance(fastssl.data.open(tmp_path / "captions.txt"), Corpus)
+    assert isinstance(fastssl.data.open(f"text:{tmp_path / 'captions.txt'}"), Corpus)
 
 
 def test_titles_are_captions_of_images_alone(tmp_path: Path) -> None:

@@ -56,6 +56,43 @@ def test_lists_of_images_are_no_corpora(folder: Path, row: str) -> None:
     assert fastssl.data.open(path).read(0).text == "gone.png is a file."
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "how"),
+    [
+        ("list_attr_celeba.txt", "202599\nBald Young \n000001.jpg -1  1\n000002.jpg -1 -1\n", "celeba:FOLDER"),
+        (
+            "places365_val.txt",
+            "Places365_val_01.jpg 165\nPlaces365_val_02.jpg 358\n",
+            r"places365_val.txt#images=FOLDER",
+        ),
+        ("train.txt", "/airfield/1.jpg 0\n/airfield/2.jpg 0\n" * 500, r"train.txt#images=FOLDER"),
+        ("Flickr8k.token.txt", "10.jpg#0\tA child.\n10.jpg#1\tA girl.\n", r"token.txt#images=FOLDER"),
+        ("results.token", "10.jpg#0\tA child.\n10.jpg#1\tA girl.\n", r"results.token#images=FOLDER"),
+        ("captions.txt", "image,caption\n1.jpg,Two dogs\n1.jpg,One\n", r"captions.txt#images=FOLDER"),
+        (
+            "bars.txt",
+            "image_name| comment_number| comment\n1.jpg| 0| Two dogs\n1.jpg| 1| A dog\n",
+            r"bars.txt#images=FOLDER",
+        ),
+        ("one.txt", "1.jpg", "one.txt#images=FOLDER"),
+        ("here.txt", "image,caption\n0 of.PNG,Two dogs\n", r"here.txt#images=\."),
+    ],
+)
+def test_lists_of_images_in_other_folders_are_no_corpora(folder: Path, name: str, text: str, how: str) -> None:
+    path = folder / name
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"{name}' lists images such as .*; those are read as .*{how}, and"):
+        fastssl.data.open(path)
+    assert len(fastssl.data.open(f"text:{path}" if path.suffix == ".txt" else f"{path}#images={folder}"))
+
+
+def test_texts_on_images_are_a_corpus(folder: Path) -> None:
+    path = folder / "notes.txt"
+    for text in ("See 1.jpg.\n", "1.jpg is red.\nIt is wrong.\n", "a\nb\nc\n1.jpg 2\n2.jpg 3\n", ""):
+        path.write_text(text)
+        assert len(fastssl.data.open(path)) == len(text.splitlines())
+
+
 def test_columns_of_several_classes(folder: Path) -> None:
     path = folder / "list.csv"
     path.write_text("path,cat,dog,age\n0 of.PNG,1,0,3\n1 of.PNG,1.0,,4\n2 of.PNG, 0,1,5\n")

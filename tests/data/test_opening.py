@@ -85,7 +85,7 @@ def test_a_file_that_is_no_image_is_an_error_at_once(tmp_path: Path) -> None:
 
 def test_methods_of_images_say_how_a_list_of_them_is_opened(tmp_path: Path) -> None:
     picture(tmp_path / "images" / "0.png")
-    (tmp_path / "val.txt").write_text("0.png 3\n0.png 4\n")
+    (tmp_path / "val.txt").write_text("0 3\n0 4\n")  # without the suffix of the files
     method, source = SimCLR(build_encoder(ENCODER)), fastssl.data.open(tmp_path / "val.txt")
     with pytest.raises(ValueError, match=r"needs an image .*, but a text; a list of images .*, list.txt#images=FOLDER"):
         pretrain(method, source, Pretraining(epochs=1, batch_size=2), out=tmp_path / "run")
