@@ -177,6 +177,8 @@ def describe_source(source: Any) -> str:
         parts.append(
             f"{low} x {least}" + (f" to {high} x {most} pixels" if (low, least) != (high, most) else " pixels")
         )
+    if (columns := getattr(source, "columns", None)) is not None:
+        parts.append(str(columns))
     left = ", ".join(f"{count:,} {why}" for why, count in source.skipped.items())
     return ", ".join(parts) + (f" (left out: {left})" if left else "")
 

@@ -17,6 +17,7 @@ PATHS, LABELS, SCORES, TEXTS = (
 )
 # Of images. filepath and title: open_clip; image_name and comment: Flickr30k; raw: its lists on Hugging Face.
 CAPTIONS = (*TEXTS, "title", "comment", "captions", "raw")
+URLS = ("url", "image_url", "img_url", "image_link")  # of images, as LAION's; of texts those of their pages
 SENTENCES = (*TEXTS, "sentence", "content", "document")  # of tables without images
 PAIRS = (
     ("text", "text_pair"),

@@ -255,7 +255,7 @@ def hub(
     for key, table in tables.items():
         if part in (None, key):
             listed = path if Path(path).is_file() else os.path.join(path, key)
-            of_paths = os.path.exists(path) and _lists_images(table, columns)
+            of_paths = os.path.exists(path) and _lists_images(where, table, columns)
             made[key] = (
                 listed_images(listed, table.to_list(), columns, None, **options)
                 if of_paths
@@ -265,7 +265,7 @@ def hub(
     return made
 
 
-def _lists_images(table: Any, columns: Mapping[str, str]) -> bool:
+def _lists_images(where: str, table: Any, columns: Mapping[str, str]) -> bool:
     """Whether a table lists images by their paths: one that holds some, or other bytes, does if it is said so."""
     import datasets
 
@@ -275,7 +275,7 @@ def _lists_images(table: Any, columns: Mapping[str, str]) -> bool:
     ):
         return False
     strings = [name for name, kind in kinds.items() if getattr(kind, "dtype", "") in ("string", "large_string")]
-    return lists_images(strings, columns, table.__getitem__)
+    return lists_images(where, strings, columns, table.__getitem__)
 
 
 def _divided(table: Any) -> dict[str, Any] | None:

@@ -92,11 +92,11 @@ def name_of(place: str) -> str:
 
 
 def join(root: str, own: str) -> str:
-    """Joins a path or URL and a relative path."""
-    if not is_url(root):
-        return os.path.join(root, own)
+    """Joins a path or URL and a relative path; a URL or absolute path is what it is."""
     if is_url(own):
         return own
+    if not is_url(root):
+        return os.path.join(root, own)
     return f"{root.rstrip('/')}/{quote(own) if root.startswith('http') else own}"
 
 

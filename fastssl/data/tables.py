@@ -9,7 +9,7 @@ import os
 import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from fastssl.data.columns import (
     LABELS,
     PATHS,
     SENTENCES,
+    URLS,
     check_answers,
     check_options,
     described,
@@ -51,6 +52,7 @@ _BARE = {
     ("path", "text"): re.compile(r"([^\t]+)#\d+\t(.*)"),
     ("path", "label"): re.compile(r"(.+?)\s+(\S+)"),
 }
+_LINKS = 100  # cells that tell URLs of images from those of pages
 IMAGE_OPTIONS = {"path", "images"}  # options that tables of images alone have
 
 
@@ -307,7 +309,7 @@ def open_table(
     """The images that a table lists, or the texts of one without a column of their paths: where there are texts, files
     with the suffix of something else (``page.html``) are not taken for images."""
     rows, given = _rows(str(path), encoding, errors), columns or {}
-    if lists_images(_columns(rows), given, lambda where: (row.get(where) for row in rows)):
+    if lists_images(str(path), _columns(rows), given, lambda where: (row.get(where) for row in rows)):
         return listed_images(str(path), rows, given, part, **options)
     return _texts(str(path), rows, given, part)
 
@@ -321,14 +323,34 @@ def _parquet_rows(path: str) -> list[dict[str, Any]]:
     return rows
 
 
-def lists_images(columns: Iterable[str], given: Mapping[str, str], paths: Callable[[str], Iterable[Any]]) -> bool:
-    """Whether a table with these columns, of strings, and the values that ``paths`` gives of one, lists images."""
+def lists_images(
+    path: str, columns: Iterable[str], given: Mapping[str, str], cells: Callable[[str], Iterable[Any]]
+) -> bool:
+    """Whether a table lists images.
+
+    Args:
+        path: path or name of the table, for errors.
+        columns: its columns of strings.
+        given: the columns that are named.
+        cells: the cells of a column.
+
+    Raises:
+        ValueError: its images are at URLs, and nothing says whether they or the texts beside them are meant.
+    """
     if IMAGE_OPTIONS & set(given):
         return True
-    where, text = (first_column(columns, names) for names in (PATHS, SENTENCES))
+    columns = list(columns)
+    where, text, linked = (first_column(columns, names) for names in (PATHS, SENTENCES, URLS))
+    if where is None and linked is not None and "text" not in given:
+        links = [str(link) for link in islice(cells(linked), _LINKS) if link]
+        if sum(is_url(link) and ending(link) in IMAGES for link in links) > len(links) / 2:
+            raise ValueError(
+                f"{path}: column {linked!r} has the URLs of images; they are read with #path={linked}"
+                + ("" if text is None else f", the texts alone with #text={text}")
+            )
     if where is None or "text_pair" in given or {"text", "score"} <= set(given):
         return False
-    return given.get("text", text) is None or any(map(_may_be_image, paths(where)))
+    return given.get("text", text) is None or any(map(_may_be_image, cells(where)))
 
 
 def _may_be_image(place: Any) -> bool:

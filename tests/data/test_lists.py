@@ -1,6 +1,7 @@
 """Lists of images: tables without a row of names, and Parquet files of paths."""
 
 import gzip
+import json
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 import fastssl.data
+from fastssl.cli.show import describe_source
 from fastssl.data import FileSource, open_splits, table
 from fastssl.data.summary import summary
 
@@ -91,6 +93,36 @@ def test_texts_on_images_are_a_corpus(folder: Path) -> None:
     for text in ("See 1.jpg.\n", "1.jpg is red.\nIt is wrong.\n", "a\nb\nc\n1.jpg 2\n2.jpg 3\n", ""):
         path.write_text(text)
         assert len(fastssl.data.open(path)) == len(text.splitlines())
+
+
+@pytest.mark.parametrize("name", ["laion.parquet", "laion.csv", "laion.jsonl"])
+def test_tables_of_urls_are_not_guessed_at(folder: Path, name: str) -> None:
+    path = folder / name
+    urls = [f"file://{folder}/{k} of.PNG" for k in range(3)]
+    columns = {"URL": urls, "TEXT": ["a", "b", "c"], "similarity": [0.1, 0.2, 0.3]}
+
+    def write() -> None:
+        if name.endswith("parquet"):
+            pytest.importorskip("datasets").Dataset.from_dict(columns).to_parquet(path)
+            return
+        rows = list(zip(*columns.values()))
+        if name.endswith("csv"):
+            path.write_text("\n".join(",".join(map(str, row)) for row in [columns, *rows]))
+        else:
+            path.write_text("\n".join(json.dumps(dict(zip(columns, row))) for row in rows))
+
+    write()
+    with pytest.raises(ValueError, match=rf"{name}: column 'URL' has the URLs of images; .*#path=URL, .*#text=TEXT"):
+        fastssl.data.open(path)
+    images = fastssl.data.open(f"{path}#path=URL")
+    assert images.read(1).text == "b"
+    check(images, None)
+    texts = fastssl.data.open(f"{path}#text=TEXT")
+    assert texts.read(2).text == "c"
+    assert "text from column 'TEXT'" in describe_source(texts)
+    columns["URL"] = ["https://example.org/page", "https://example.org/a.jpg", ""]  # the pages of the texts
+    write()
+    assert fastssl.data.open(path).read(2).text == "c"
 
 
 def test_columns_of_several_classes(folder: Path) -> None:
