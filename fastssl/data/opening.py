@@ -90,7 +90,6 @@ TEXTS: dict[str, Callable[..., Corpus]] = {
 }
 WITH_OPTIONS = ("text", "pairs")
 NPZ = ".npz"
-METADATA = ("metadata.csv", "metadata.jsonl")  # tables of Hugging Face's folders of images
 _START = 4096  # bytes by which a file is known
 _TEXTS = {*tables.SUFFIXES, *text_files.SUFFIXES}
 _FILES = {PARQUET, ".tar", ".pack", ".tok", ".npy", WAV, *SUFFIXES, *_TEXTS}
@@ -447,7 +446,11 @@ def _folder(place: str, part: str, options: dict[str, Any], progress: Callable[[
         return _named(name, part, options, progress)
 
     def items(own: str, show: Callable[[int], None] | None) -> Source:
-        return _items(own, options, show)
+        return _items(own, options, show, part if own == place else None)
+
+    table = next((name for name in tables.METADATA if name in there), None)
+    if table is not None and parts_of(place) is not None:
+        log.warning("%s: the table %s is not read: that of a part is in its folder; or open it by itself", place, table)
 
     known = benchmarks.recognised(there)
     if known is None:
@@ -526,9 +529,14 @@ def _alone(place: str, there: dict[str, bool], kind: str) -> None:
         )
 
 
-def _items(place: str, options: dict[str, Any], progress: Callable[[int], None] | None) -> Source:
-    """A folder of tar shards, of WAV files, recognised by itself and its first sub-folder, of images, or of texts
-    alone."""
+def _items(
+    place: str,
+    options: dict[str, Any],
+    progress: Callable[[int], None] | None,
+    part: str | None = None,
+) -> Source:
+    """A folder of tar shards, of WAV files, recognised by itself and its first sub-folder, of images, also by a table
+    in it, or of texts alone."""
     there = entries(place)
     shards = _shards(place, there, options, progress)
     if shards is not None:
@@ -539,12 +547,13 @@ def _items(place: str, options: dict[str, Any], progress: Callable[[int], None] 
         if found is not None:
             _alone(place, there, WAV)
             return found
+    listed = next((name for name in tables.METADATA if name in there), None)
+    if listed is not None:
+        of_table = tables.image_folder(join(place, listed), part=part, progress=progress, **options)
+        if of_table is not None:
+            return of_table
     try:
-        images = folder(place, progress=progress, **options)
-        listed = next((name for name in METADATA if name in there), None)
-        if listed is not None:
-            log.warning("%s: the table %s is not read; open it in place of the folder", place, listed)
-        return images
+        return folder(place, progress=progress, **options)
     except NoImagesError:
         if not text_files.holds_texts(place):
             raise

@@ -3,8 +3,8 @@
 8 bytes   magic
 pixels    concatenated images, uint8
 table     one record per image (``RECORD``)
-header    JSON: version, count, checksum of the table, classes, name; optional: drawings (images per item), names, texts,
-          motions and clips of pairs of frames
+header    JSON: version, count, checksum of the table, classes, name; optional: drawings (images per item), names,
+          texts, and the motions and clips of pairs of frames
 footer    offsets of table and header, checksum of the header, magic (``FOOTER``)
 """
 

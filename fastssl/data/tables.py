@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import re
 import reprlib
@@ -38,14 +39,17 @@ from fastssl.data.corpus import Corpus, GivenTexts, decoded
 from fastssl.data.embedded_text import ParallelCorpus
 from fastssl.data.files import FileSource
 from fastssl.data.labels import class_labels, fraction_among, labels_of, scores_of, several_labels
-from fastssl.data.listing import ARRAY
+from fastssl.data.listing import ARRAY, list_images
 from fastssl.data.listing import SUFFIXES as IMAGES
 from fastssl.data.storage import ending, entries, is_folder, is_url, join, kind_of, name_of, parent
 from fastssl.data.table_splits import SPLITS, of_part
 
+log = logging.getLogger("fastssl")
 _END = "\ue000end of the table"  # a last row, which a quotation mark without another one would take in
 PARQUET = ".parquet"
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
+METADATA = ("metadata.csv", "metadata.jsonl")  # of Hugging Face's folders of images
+FILE_NAME = "file_name"
 LISTS = (".txt", ".token")  # tables where they are said to list images (``#images=``)
 # Rows of lists without names of columns and quotation marks: of Flickr8k and Flickr30k, of ImageNet and Places365.
 _BARE = {
@@ -112,6 +116,36 @@ def table(
     given |= {} if split is None else {"split": split}
     rows = _parquet_rows(str(path)) if ending(str(path)) == PARQUET else _rows(str(path))
     return listed_images(str(path), rows, given, part, **options)
+
+
+def image_folder(
+    path: str, *, part: str | None = None, progress: Callable[[int], None] | None = None, **options: Any
+) -> FileSource | None:
+    """The images that the table of their folder lists, as Hugging Face's ``imagefolder`` reads it: classes and captions
+    are those of the table, and images that it does not list are left out.
+
+    Args:
+        path: path of the table.
+        part: as of :func:`table`.
+        progress: called with the number of images found so far.
+        options: options of :class:`FileSource`.
+
+    Returns:
+        None, with a warning, for a table without a column ``file_name``.
+    """
+    rows, folder = _rows(path), parent(path)
+    if FILE_NAME not in _columns(rows):
+        log.warning("%s: the table is not read, it has no column %s (%s)", path, FILE_NAME, ", ".join(_columns(rows)))
+        return None
+    source = listed_images(path, rows, {"path": FILE_NAME}, part, **options)
+    source.name = name_of(folder) if is_url(folder) else Path(folder).resolve().name
+    there, listed = list_images(folder, progress), {str(row[FILE_NAME]) for row in rows}
+    others = sum(own not in listed for own in there.files)
+    left = {f"not listed in {os.path.basename(path)}": others} if others else {}
+    source.skipped = {**there.skipped, **source.skipped, **left}
+    if source.labels is None:
+        source.classes_from = f"classes are a column of {path} ({', '.join(LABELS)}), sub-folders beside it are none"
+    return source
 
 
 def listed_images(

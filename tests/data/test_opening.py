@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import wave
 from pathlib import Path
 from typing import Any
@@ -64,14 +65,46 @@ def test_folders_with_data_of_two_kinds_are_not_guessed_at(tmp_path: Path) -> No
         fastssl.data.open(tmp_path)
 
 
-def test_a_table_beside_images_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """As folders of images of Hugging Face have one."""
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_tables_of_image_folders_are_read_as_by_datasets(tmp_path: Path, kind: str) -> None:
+    """The classes, the captions and the images of each part."""
+    datasets = pytest.importorskip("datasets")
+    parts = {"train": ("cat", "dog", "cat"), "test": ("dog", "dog")}
+    for part, labels in parts.items():
+        for k in range(len(labels) + 1):  # the last one is not listed
+            picture(tmp_path / part / "some" / f"{k}.png")
+        rows = [{"file_name": f"some/{k}.png", "label": own, "text": f"a {own} {k}"} for k, own in enumerate(labels)]
+        lines = (
+            [",".join(own) for own in (rows[0], *map(dict.values, rows))] if kind == "csv" else map(json.dumps, rows)
+        )
+        (tmp_path / part / f"metadata.{kind}").write_text("\n".join(lines))
+    known = datasets.load_dataset("imagefolder", data_dir=str(tmp_path), cache_dir=str(tmp_path / ".cache"))
+    for part in parts:
+        found = fastssl.data.open(tmp_path, part=part)
+        assert list(found.classes) == ["cat", "dog"] and found.part == part and found.name == tmp_path.name
+        items = found.items(range(len(found)))
+        assert [found.classes[item.label] for item in items] == known[part]["label"][:]  # type: ignore[index]
+        assert [item.text for item in items] == known[part]["text"][:]
+        assert found.skipped == {f"not listed in metadata.{kind}": 1, "no image": 1}
+
+
+def test_tables_beside_images_that_say_nothing_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    picture(tmp_path / "a" / "0.png")
+    picture(tmp_path / "b" / "0.png")
+    (tmp_path / "metadata.csv").write_text("file_name,age\na/0.png,3\n")
+    found = fastssl.data.open(tmp_path)
+    assert found.labels is None and len(found) == 1
+    assert str(found.classes_from).startswith(f"classes are a column of {tmp_path}/metadata.csv (label, ")
+    (tmp_path / "metadata.csv").write_text("id,age\n0,3\n")
+    assert fastssl.data.open(tmp_path).classes == ["a", "b"]
+    assert "metadata.csv: the table is not read, it has no column file_name (id, age)" in caplog.text
     for part in ("train", "test"):
-        picture(tmp_path / part / "0.png")
-        (tmp_path / part / "metadata.csv").write_text("file_name,text\n0.png,A cat.\n")
-    fastssl.data.open(tmp_path)
-    assert f"{tmp_path}/train: the table metadata.csv is not read; open it in place of the folder" in caplog.text
-    assert fastssl.data.open(tmp_path / "train" / "metadata.csv").read(0).text == "A cat."
+        picture(tmp_path / "parts" / part / "0.png")
+    (tmp_path / "parts" / "metadata.csv").write_text("file_name,label\n0.png,cat\n")
+    fastssl.data.open(tmp_path / "parts")
+    assert "parts: the table metadata.csv is not read: that of a part is in its folder" in caplog.text
+    (tmp_path / "metadata.csv").write_text("file_name,label,split\na/0.png,cat,train\nb/0.png,dog,test\n")
+    assert [len(fastssl.data.open(tmp_path, part=part)) for part in ("train", "test")] == [1, 1]
 
 
 def test_a_file_that_is_no_image_is_an_error_at_once(tmp_path: Path) -> None:
