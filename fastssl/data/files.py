@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
@@ -268,6 +269,7 @@ class NoImagesError(ValueError):
 def folder(
     path: str | Path,
     *,
+    label: str | None = None,
     max_pixels: int = MAX_PIXELS,
     orientation: bool = True,
     progress: Callable[[int], None] | None = None,
@@ -280,12 +282,14 @@ def folder(
 
     Args:
         path: a folder, or the URL of one; without sub-folders there are no classes.
+        label: a regular expression that finds the class of an image in its path below the folder, in place of
+            sub-folders: its first group, or what it matches without one. "^(.+)[._][0-9]+" finds "cat" in "cat.0.jpg".
         max_pixels: larger images raise an error before they are decoded.
         orientation: apply the EXIF orientation. torchvision's ``ImageFolder`` does not.
         progress: called with the number of images found so far.
 
     Raises:
-        ValueError: no such folder.
+        ValueError: no such folder, or a path without a match of ``label``.
         NoImagesError: no images in it.
 
     Example:
@@ -308,7 +312,7 @@ def folder(
             + (f" (left out: {left})" if left else "")
             + f"; a folder of texts is text:{path}"
         )
-    labels, classes = _classes(listing.files)
+    labels, classes = _classes(listing.files) if label is None else _classes_in(listing.files, label, root)
     source = FileSource(
         listing.files,
         labels,
@@ -323,8 +327,11 @@ def folder(
     )
     source.repeats = False
     if not classes:
-        source.classes_from = f"classes are sub-folders, {root} has none; labels of files are in a table (path,label)"
-    elif len(classes) == 1:
+        source.classes_from = (
+            f"classes are sub-folders, {root} has none; labels of files are in a table (path,label), or in their names "
+            f"(cat.0.jpg) by a regular expression: '{root}#label=^(.+)[._][0-9]+'"
+        )
+    elif len(classes) == 1 and label is None:
         source.classes_from = f"if its classes are the sub-folders of {classes[0]!r}, open {join(root, classes[0])}"
     return source
 
@@ -341,3 +348,22 @@ def _classes(files: Names) -> tuple[np.ndarray | None, list[str]]:
     classes = sorted(numbers)
     place = np.array([classes.index(name) for name in numbers], dtype=np.int32)
     return place[owners], classes
+
+
+def _classes_in(files: Names, label: str, root: str) -> tuple[np.ndarray, list[str]]:
+    """Classes from what a regular expression finds in each path."""
+    try:
+        pattern = re.compile(label)
+    except re.error as error:
+        raise ValueError(f"label: expected a regular expression, got {label!r} ({error})") from error
+    found = []
+    for file in files:
+        match = pattern.search(file)
+        name = None if match is None else match[1 if pattern.groups else 0]
+        if not name:
+            raise ValueError(
+                f"label: expected a class in the path of each image of {root}, {label!r} finds none in {file!r}"
+            )
+        found.append(name)
+    classes, labels = np.unique(np.array(found), return_inverse=True)
+    return labels.astype(np.int32), classes.tolist()

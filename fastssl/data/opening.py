@@ -126,7 +126,8 @@ def open(
               ``train`` and ``test`` files or folders, "text8:FILE", "wikitext:FOLDER",
               "glue:FOLDER" (of one of its tasks),
               "pairs:FILE", "pairs:x.{de,en}" (see :func:`text_pairs`); several, separated by commas: "sotu,glosses";
-            - a folder of images, of WAV files, or of ``.txt`` or ``.jsonl`` files alone, with one sub-folder per class;
+            - a folder of images, of WAV files, or of ``.txt`` or ``.jsonl`` files alone, with one sub-folder per class,
+              of images also with classes in their names, "photos/#label=^(.+)[._][0-9]+" (:func:`folder`);
               with ``train`` and ``val`` (or ``test``) in it, the split ``part``; a folder of tar shards;
             - a file: an image, a WAV file, an array of images (``.npy``), a packed file, a tar shard (or a pattern:
               ``shards/*.tar``), arrays (``.npz``, also ``d.npz#images=x:labels=y``:
@@ -374,6 +375,11 @@ def _with_options(
         return texts(place, part, **given)
     if (whole := prefixed(place)) != place:
         return _with_options(whole, given, part, options)
+    if is_folder(place):
+        check_options(given, f"a folder of images, {place}", ("label",))
+        return _part(
+            place, part, lambda own, show: folder(own, label=given["label"], progress=show, **options), progress
+        )
     if ending(place) == NPZ and is_file(place):
         return archive(place, part, given)
     if (_kind(place) in tables.SUFFIXES or (kind_of(place) in tables.LISTS and of_images)) and is_file(place):

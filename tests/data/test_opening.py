@@ -393,3 +393,30 @@ def test_labels_may_be_names_of_classes() -> None:
         fastssl.data.open(images, labels=["cat", "ant"])
     with pytest.raises(ValueError, match="images: expected at least one image, got none"):
         fastssl.data.open(images[:0])
+
+
+def test_classes_may_be_in_names(tmp_path: Path) -> None:
+    names = ("cat.0.jpg", "cat.10.jpg", "dog_1.png", "sub/big cat_003.jpg")
+    for name in names:
+        picture(tmp_path / name)
+    found = fastssl.data.open(rf"{tmp_path}/#label=([a-z ]+)[._]\d+")
+    assert found.classes == ["big cat", "cat", "dog"]
+    assert found.labels is not None and [found.name_of(k) for k in range(4)] == sorted(names)
+    assert found.labels.tolist() == [1, 1, 2, 0]
+    assert found.where is not None
+    again = fastssl.data.open(found.where)
+    assert again.labels is not None and again.labels.tolist() == found.labels.tolist()
+    assert fastssl.data.open(rf"{tmp_path}/#label=^(?\:sub/)?[a-z]+").classes == ["cat", "dog", "sub/big"]
+    with pytest.raises(ValueError, match=r"label: expected a class in the path of each image .*finds none in 'dog_1"):
+        fastssl.data.open(rf"{tmp_path}#label=^(.+)\.\d+")
+    with pytest.raises(ValueError, match=r"label: expected a regular expression, got '\(' \("):
+        fastssl.data.open(f"{tmp_path}#label=(")
+    with pytest.raises(ValueError, match="expected options label of a folder of images, .* got 'text'"):
+        fastssl.data.open(f"{tmp_path}#text=a")
+    for part, own in (("train", ("cat", "dog")), ("val", ("dog",))):
+        for name in own:
+            picture(tmp_path / "parts" / part / f"{name}_1.jpg")
+    test = fastssl.data.open(f"{tmp_path}/parts#label=^([a-z]+)", part="test")
+    assert test.classes == ["cat", "dog"] and test.labels is not None and test.labels.tolist() == [1]
+    flat = fastssl.data.open(tmp_path / "parts" / "train")
+    assert f"'{tmp_path}/parts/train#label=^(.+)[._][0-9]+'" in str(flat.classes_from)
