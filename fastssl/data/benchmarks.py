@@ -7,6 +7,7 @@ papers use. Every reader takes the folder and returns the training and the test 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -107,27 +108,66 @@ def cifar_100(root: Path) -> Pair:
 def mnist(root: Path) -> Pair:
     """Also Fashion-MNIST and KMNIST, whose files have these names."""
     root = _inner(root, "train-images-idx3-ubyte*", "raw", "*/raw")
-    sets = []
-    for part in ("train", "t10k"):
-        read = []
-        for kind in ("images-idx3", "labels-idx1"):
-            names = [f"{part}-{own}-ubyte{packed}" for own in (kind, kind.replace("-", ".")) for packed in ("", ".gz")]
-            path = next((root / name for name in names if (root / name).is_file()), None)
-            if path is None:
-                raise ValueError(f"name: expected {names[0]} (also with .gz) in {str(root)!r}, there is none")
-            read.append(read_idx(path))
-        images, labels = read
-        sets.append(ArraySource(images[..., None], labels, [str(k) for k in range(10)], "mnist"))
+    train, test = (ArraySource(*_idx(root, part), list("0123456789"), "mnist") for part in ("train", "t10k"))
+    return train, test
+
+
+def _idx(root: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """The images [N, H, W, 1] and labels of a part."""
+    read = []
+    for kind in ("images-idx3", "labels-idx1"):
+        names = [f"{part}-{own}-ubyte{packed}" for own in (kind, kind.replace("-", ".")) for packed in ("", ".gz")]
+        path = next((root / name for name in names if (root / name).is_file()), None)
+        if path is None:
+            raise ValueError(f"name: expected {names[0]} (also with .gz) in {str(root)!r}, there is none")
+        read.append(read_idx(path))
+    return read[0][..., None], read[1]
+
+
+EMNIST = ("balanced", "byclass", "bymerge", "digits", "letters", "mnist")
+
+
+def emnist(split: str, root: Path) -> Pair:
+    """One of its six sets. Its images are stored by columns; the mapping gives the characters of each label."""
+    start = f"emnist-{split}"
+    root = _inner(root, f"{start}-mapping.txt", "gzip", "raw", "*/raw")
+    codes = [line.split() for line in _lines(root / f"{start}-mapping.txt")]  # of letters from 1 on
+    numbers, sets = {int(own[0]): k for k, own in enumerate(codes)}, []
+    for part in ("train", "test"):
+        images, labels = _idx(root, f"{start}-{part}")
+        known = np.array([numbers[int(label)] for label in labels])
+        upright = np.ascontiguousarray(images.swapaxes(1, 2))
+        sets.append(ArraySource(upright, known, [chr(int(own[1])) for own in codes], start))
     return sets[0], sets[1]
 
 
-def svhn(root: Path) -> Pair:
-    """The cropped digits, without the "extra" ones."""
+def svhn(root: Path, extra: bool = False) -> Pair:
+    """The cropped digits; ``extra``: those are trained on, too."""
     sets = []
-    for part in ("train", "test"):
-        read = read_mat(root / f"{part}_32x32.mat")
-        images, labels = np.ascontiguousarray(read["X"].transpose(3, 0, 1, 2)), read["y"].astype(np.int64) % 10
-        sets.append(ArraySource(images, labels, [str(k) for k in range(10)], "svhn"))  # 10 is the class of zeros
+    for parts in (("train", "extra") if extra else ("train",), ("test",)):
+        read = [read_mat(root / f"{part}_32x32.mat") for part in parts]
+        images = np.concatenate([own["X"].transpose(3, 0, 1, 2) for own in read])
+        labels = np.concatenate([own["y"].astype(np.int64).reshape(-1) for own in read]) % 10  # 10: class of zeros
+        sets.append(ArraySource(images, labels, [str(k) for k in range(10)], "svhn-extra" if extra else "svhn"))
+    return sets[0], sets[1]
+
+
+def places365(root: Path) -> Pair:
+    """The standard training images, of 256 pixels or large, and the validation images."""
+    names = {k: name[len("/a/") :] for name, k in (line.split() for line in _lines(root / "categories_places365.txt"))}
+    classes, sets = [names[str(k)] for k in range(len(names))], []
+    for listed, folders in (
+        ("places365_train_standard.txt", ("data_256_standard", "data_256", "data_large_standard", "data_large")),
+        ("places365_val.txt", ("val_256", "val_large")),
+    ):
+        images = next((root / own for own in folders if (root / own).is_dir()), None)
+        if images is None:
+            raise ValueError(f"name: expected {' or '.join(folders)} in {str(root)!r}, there is none")
+        rows = [line.split() for line in _lines(root / listed)]
+        paths, labels = [row[0].lstrip("/") for row in rows], np.array([int(row[1]) for row in rows])
+        if not (images / paths[0]).is_file():
+            raise ValueError(f"name: places365 lists {str(images / paths[0])!r}, which is not there")
+        sets.append(FileSource(paths, labels, classes, "places365", root=images))
     return sets[0], sets[1]
 
 
@@ -357,8 +397,11 @@ READERS: dict[str, Callable[[Path], Pair]] = {
     "tiny-imagenet": tiny_imagenet,
     "cub-200": cub_200,
     "mnist": mnist,
+    **{f"emnist-{split}": partial(emnist, split) for split in EMNIST},
     "svhn": svhn,
+    "svhn-extra": partial(svhn, extra=True),
     "celeba": celeba,
+    "places365": places365,
 }
 # Files and folders by which a data set is recognised whose labels and parts are read by its name alone.
 _MARKS = {
@@ -367,7 +410,8 @@ _MARKS = {
     **{"train_X.bin": "stl-10", "image_class_labels.txt": "cub-200", "wnids.txt": "tiny-imagenet"},
     **{"cars_annos.mat": "cars", "cars_train": "cars", "imagelabels.mat": "flowers", "list_attr_celeba.txt": "celeba"},
     **{"LOC_val_solution.csv": "imagenet", "ILSVRC2012_devkit_t12": "imagenet"},
-    "ILSVRC2012_validation_ground_truth.txt": "imagenet",
+    **{"ILSVRC2012_validation_ground_truth.txt": "imagenet", "categories_places365.txt": "places365"},
+    **{f"emnist-{split}-mapping.txt": f"emnist-{split}" for split in EMNIST},
 }
 METRICS = {
     "aircraft": "mean per class",

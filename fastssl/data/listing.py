@@ -16,7 +16,7 @@ import numpy as np
 from fastssl.data.decode import PLUGINS, load_plugins
 from fastssl.data.disk_cache import cache_folder
 from fastssl.data.source import digest
-from fastssl.data.storage import below, is_url
+from fastssl.data.storage import below, is_url, kind_of
 
 # Suffixes of image files, whether or not the installed Pillow reads them.
 SUFFIXES = {
@@ -112,10 +112,10 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name in _HIDDEN
 
 
-def _left_out(ending: str) -> str | None:
+def _left_out(name: str, ending: str) -> str | None:
     """The reason for which a file with that suffix is left out; None: it is a readable image."""
-    if ending in CONVERTED:
-        return f"{ending}: {REMEDY}"
+    if (kind := kind_of(name)) in CONVERTED:  # also compressed
+        return f"{kind}: {REMEDY}"
     if ending not in SUFFIXES:
         return "no image"
     return None if ending in readable() else unread(ending)
@@ -150,7 +150,7 @@ def _look_into(root: str, relative: str) -> _Folder:
                     texts.add(stem)
                 elif ending == ARRAY and entry.is_file():
                     arrays.append(name)
-                elif (why := _left_out(ending)) is not None:
+                elif (why := _left_out(name, ending)) is not None:
                     skip(why)
                 elif not entry.is_file():
                     skip("a link to nothing" if entry.is_symlink() else "no file")
@@ -248,7 +248,7 @@ def _list_remote(root: str) -> Listing:
     kept, left = [], dict[str, str | None]()
     for name, version in found:
         stem, ending = os.path.splitext(name)
-        left[name] = "hidden" if any(map(_hidden, name.split("/"))) else _left_out(ending.lower())
+        left[name] = "hidden" if any(map(_hidden, name.split("/"))) else _left_out(name, ending.lower())
         if left[name] is None:
             kept.append((name, stem in texts, version))
     lone = texts - {os.path.splitext(name)[0] for name, _, _ in kept}

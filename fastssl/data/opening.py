@@ -590,7 +590,7 @@ def _file(place: str, part: str, options: dict[str, Any]) -> Source:
         return corpus
     if kind in tables.SUFFIXES:
         return tables.open_table(place, part=part, **options)
-    if kind in CONVERTED:
+    if kind_of(place) in CONVERTED:  # also compressed
         raise ValueError(f"data: expected an image, got {place!r}; {REMEDY}")
     start = open_file(place).read(0, _START)
     if kind == ".pack" or start[: len(MAGIC)] == MAGIC:

@@ -7,6 +7,7 @@ import io
 import pickle
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,34 @@ def mnist(root: Path) -> None:
             )
 
 
+def emnist(split: str, root: Path) -> None:
+    """Stored by columns; labels of letters count from 1."""
+    first = int(split == "letters")
+    text(root / "gzip" / f"emnist-{split}-mapping.txt", f"{first} 65 97", f"{first + 1} 66 98")
+    for part, labels in (("train", [0, 1, 1, 0]), ("test", [1, 0])):
+        images = np.repeat(np.array(labels, np.uint8) * 200, 28 * 28).reshape(-1, 28, 28)
+        images[:, 5, 3] = 77
+        for kind, array in (("images-idx3", images), ("labels-idx1", np.array(labels, np.uint8) + np.uint8(first))):
+            raw = b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+            (root / "gzip" / f"emnist-{split}-{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(raw))
+
+
+def places365(root: Path) -> None:
+    text(root / "categories_places365.txt", "/a/airfield 0", "/b/bar/indoor 1")
+    names = [("a/airfield", 0), ("b/bar/indoor", 1)]
+    text(root / "places365_train_standard.txt", *(f"/{own}/{n}.jpg {k}" for own, k in names for n in (1, 2)))
+    text(root / "places365_val.txt", "Places365_val_1.jpg 1", "Places365_val_2.jpg 0")
+    for own, k in names:
+        for n in (1, 2):
+            picture(root / "data_256_standard" / own / f"{n}.jpg", 200 * k)
+        picture(root / "val_256" / f"Places365_val_{2 - k}.jpg", 200 * k)
+
+
+def svhn_extra(root: Path) -> None:
+    svhn(root)
+    shutil.copy(root / "test_32x32.mat", root / "extra_32x32.mat")
+
+
 def svhn(root: Path) -> None:
     from scipy.io import savemat
 
@@ -235,6 +264,9 @@ MAKERS: dict[str, tuple[Callable[[Path], None], int, int]] = {
     "mnist": (mnist, 4, 2),
     "svhn": (svhn, 4, 2),
     "celeba": (celeba, 2, 1),
+    **{f"emnist-{split}": (partial(emnist, split), 4, 2) for split in benchmarks.EMNIST},
+    "svhn-extra": (svhn_extra, 6, 2),
+    "places365": (places365, 4, 2),
 }
 
 
@@ -256,15 +288,21 @@ def test_readers_find_images_and_classes(name: str, tmp_path: Path) -> None:
         assert images.shape == (len(part), 3, 16, 16)
         if name in SEVERAL:
             continue
-        assert len(part.classes) == (10 if name in ("mnist", "svhn") else 2) and set(part.labels.tolist()) == {0, 1}
+        assert len(part.classes) == (10 if name in ("mnist", "svhn", "svhn-extra") else 2) and set(
+            part.labels.tolist()
+        ) == {0, 1}
         # The second class is bright: every image came with its own label.
         assert torch.equal(images[:, 0, -1, -1] > -0.2, torch.from_numpy(np.asarray(part.labels)) == 1)
     mean = {"aircraft", "pets", "caltech-101", "flowers"}
     assert task.metric == ("mean per class" if name in mean else "11-point mAP" if name in SEVERAL else "top-1")
     if name.startswith("cifar") or name == "stl-10":
         assert task.train.read(0).images[0][1, 5, 0] == 77  # row 1, column 5
-    if name in ("mnist", "svhn"):
+    if "mnist" in name or "svhn" in name:
         assert [task.test.read(1).images[0][place].tolist() for place in ((3, 5, 0), (5, 3, 0))] == [77, 0]
+    if name.startswith("emnist"):
+        assert list(task.train.classes) == ["A", "B"]
+    if name == "places365":
+        assert list(task.train.classes) == ["airfield", "bar/indoor"]
     if name == "celeba":
         assert [part.labels.tolist() for part in (task.train, task.test)] == [[[1, -1], [-1, -1]], [[-1, 1]]]
     if name == "voc-2007":
@@ -390,13 +428,13 @@ def test_evaluation_says_where_classes_would_be(tmp_path: Path) -> None:
             evaluate(encoder, None, str(tmp_path / folder))
 
 
-@pytest.mark.parametrize("name", ["scan.dcm", "scan.nii", "train_32x32.mat", "photo.NEF"])
+@pytest.mark.parametrize("name", ["scan.dcm", "scan.nii", "brain.nii.gz", "train_32x32.mat", "photo.NEF"])
 def test_files_to_convert_are_named(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"\0" * 200)
     with pytest.raises(ValueError, match=f"expected an image, got '.*{name}'; convert it to .png, .tif or .npy"):
         fastssl.data.open(tmp_path / name)
     picture(tmp_path / "0.png")
-    kind = Path(name).suffix.lower()
+    kind = Path(name.removesuffix(".gz")).suffix.lower()
     assert fastssl.data.open(tmp_path).skipped == {f"{kind}: convert it to .png, .tif or .npy": 1}
 
 
