@@ -16,6 +16,7 @@ from rich.text import Text
 
 from fastssl._version import __version__
 from fastssl._words import amount
+from fastssl.cli.once import App
 from fastssl.cli.show import (
     check_file,
     console,
@@ -29,7 +30,7 @@ from fastssl.cli.show import (
     run_pretraining,
 )
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app = App(no_args_is_help=True, rich_markup_mode=None)
 USAGE_ERRORS = (ValueError, TypeError, ImportError, FileNotFoundError)
 RUN_ERRORS = (RuntimeError, OSError)
 # By name: fastssl.data imports torch.

@@ -594,3 +594,15 @@ def test_models_of_a_library_are_evaluated_without_a_run(tmp_path: Path) -> None
         ([*given, "--protocol", "detection"], "detection keeps its results in the folder of a run"),
     ):
         assert match in str(runner.invoke(app, [*model, *more]).exception)
+
+
+@pytest.mark.parametrize("given", [["--data", "digits", "--data=emoji"], ["--lr", "1", "--lr", "2"]])
+def test_options_that_are_given_twice_are_an_error(given: list[str]) -> None:
+    """The last one alone would count."""
+    result = CliRunner().invoke(app, ["pretrain", "simclr", "--dry-run", *given])
+    assert result.exit_code == 2 and "expected once, got 2 times" in result.output
+    assert ("several corpora" in result.output) == ("--data" in given)
+    assert CliRunner().invoke(app, ["pretrain", "simclr", "--set", "a=1", "--set", "b=2"]).exit_code != 0
+    several = ["pretrain", "simclr", "--data", "digits", "--dry-run", "--batch-size", "64"]
+    result = CliRunner().invoke(app, [*several, "--set", "temperature=0.2", "--set", "spatial=false"])
+    assert result.exit_code == 0, result.output
