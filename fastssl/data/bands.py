@@ -11,6 +11,7 @@ import numpy as np
 
 TIFF = (".tif", ".tiff")
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of both orders of bytes, of 32 and 64 bits
+_GREY = ("L", "I;16", "I;16B", "I;16L", "F")  # modes of Pillow, but those of scans of one bit
 _ARRAY_START = b"\x93NUMPY"
 
 
@@ -19,7 +20,8 @@ class ImageError(ValueError):
 
 
 def read_bands(source: str | Path | bytes, name: str, max_pixels: int) -> np.ndarray | None:
-    """Reads an image [H, W, C] or [C, H, W]; None: Pillow can read the file.
+    """Reads an image [H, W, C] or [C, H, W], the channels of a TIFF also as grey pages of one size; None: Pillow can
+    read the file.
 
     Args:
         source: a path, or the bytes of a file, such as one of a tar shard.
@@ -38,8 +40,11 @@ def read_bands(source: str | Path | bytes, name: str, max_pixels: int) -> np.nda
             raise
         except (OSError, ValueError, EOFError, MemoryError) as error:
             raise ImageError(f"{name}: cannot be read as an array ({error})") from error
-    elif kind in TIFF and not _pillow_reads(_file(source)):
-        array = _tiff(_file(source), name)
+    elif kind in TIFF:
+        found = _pages(_file(source), max_pixels) if _pillow_reads(_file(source)) else _tiff(_file(source), name)
+        if found is None:
+            return None
+        array = found
     else:
         return None
     if array.ndim not in (2, 3) or array.dtype.kind not in "uif" or array.size == 0:
@@ -70,6 +75,21 @@ def _pillow_reads(file: Any) -> bool:
         raise
     except Exception:  # Pillow raises various errors for unknown bands
         return False
+
+
+def _pages(file: Any, max_pixels: int) -> np.ndarray | None:
+    """The pages of a TIFF, if they are grey and of one size, [C, H, W]; None: it has one page, or others."""
+    from PIL import Image, ImageSequence
+
+    try:
+        with Image.open(file) as image:
+            size, mode = image.size, image.mode
+            if mode not in _GREY or getattr(image, "n_frames", 1) < 2 or size[0] * size[1] > max_pixels:
+                return None
+            pages = [np.array(page) for page in ImageSequence.Iterator(image) if (page.size, page.mode) == (size, mode)]
+            return np.stack(pages) if len(pages) == image.n_frames else None  # type: ignore[attr-defined]
+    except Exception:  # damaged: reading it as an image says how
+        return None
 
 
 def _tiff(file: Any, name: str) -> np.ndarray:

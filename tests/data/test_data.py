@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import fastssl.data
-from fastssl.data import ArraySource, digits, emoji
+from fastssl.data import ArraySource, digits, emoji, read_image
 
 
 def test_emoji_has_two_drawings_of_each() -> None:
@@ -83,3 +85,23 @@ def test_images_in_bf16() -> None:
     rows = torch.rand(2, 3, 8, 8).bfloat16()
     read = fastssl.data.open(rows).read(1).images[0]
     assert np.array_equal(read, (rows[1].float() * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_grey_pages_of_tiff_files_are_channels(dtype: Any, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 250, (13, 20, 24)).astype(dtype)
+    pages = [Image.fromarray(page) for page in values]
+    path = tmp_path / "bands.tif"
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    for given in (path, path.read_bytes()):
+        image = read_image(given)
+        assert image.shape == (20, 24, 13) and image.dtype == np.uint8
+        single = tmp_path / "npy.npy"
+        np.save(single, values)
+        np.testing.assert_array_equal(image, read_image(single))
+    for first, second in ((pages[0], pages[1].resize((10, 10))), (pages[0].convert("1"), pages[1].convert("1"))):
+        first.save(path, save_all=True, append_images=[second])  # a thumbnail, a fax
+        assert read_image(path).shape == (20, 24, 1)
+    colours = [Image.fromarray(np.full((8, 8, 3), level, np.uint8)) for level in (1, 2)]
+    colours[0].save(path, save_all=True, append_images=colours[1:])
+    assert read_image(path).shape == (8, 8, 3) and read_image(path).max() == 1
