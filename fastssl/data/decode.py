@@ -29,6 +29,7 @@ MAX_PIXELS = 100_000_000
 WHOLE = 64 << 20  # bytes of a file up to which it is read before it is decoded
 ORIENTATION = 0x0112  # of EXIF
 _SHOWN = 24  # bytes of a file that is no image
+_DICOM_AT = 128  # bytes before the mark of DICOM files
 # What to install for formats that Pillow leaves to plugins, by the suffix of their files.
 PLUGINS = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif"),
@@ -64,7 +65,9 @@ def open_image(source: str | Path | bytes, *, name: str | None = None, max_pixel
         raise
     except Image.UnidentifiedImageError as error:  # its own text would name a buffer in memory
         start = _start_of(source)  # of pages and pointers that were saved in place of images it says what they are
-        what = f"no format that Pillow reads, begins with {start!r}" if start else "the file is empty"
+        what = f"no format that Pillow reads, begins with {start[:_SHOWN]!r}" if start else "the file is empty"
+        if start[_DICOM_AT:] == b"DICM":  # files of scanners often have no suffix
+            what = "a DICOM file; convert it to .png, .tif or .npy"
         plugin = PLUGINS.get(os.path.splitext(name)[1].lower())
         what += f"; its plugin: pip install {plugin}" if plugin and start else ""
         raise ImageError(f"{name}: cannot be read as an image ({what})") from error
@@ -79,9 +82,9 @@ def open_image(source: str | Path | bytes, *, name: str | None = None, max_pixel
 
 def _start_of(source: str | Path | bytes) -> bytes:
     if isinstance(source, bytes):
-        return source[:_SHOWN]
+        return source[: _DICOM_AT + 4]
     with open(source, "rb") as file:
-        return file.read(_SHOWN)
+        return file.read(_DICOM_AT + 4)
 
 
 @cache

@@ -224,7 +224,13 @@ def is_folder(place: str) -> bool:
     if not is_url(place):
         return os.path.isdir(place)
     fs, path = _system(place)
-    return bool(_asked(place, lambda: fs.isdir(path)))
+    there = bool(_asked(place, lambda: fs.isdir(path)))
+    if there and "::" in place:
+        raise ValueError(
+            f"data: expected a folder of one file system, got {place!r}, one in an archive (::); unpack it, or "
+            "make tar shards of it"
+        )
+    return there
 
 
 def is_file(place: str) -> bool:

@@ -46,6 +46,10 @@ class OnlineProbe(Callback):
         known = np.zeros(0, np.int64)
         if labels is not None and labels.ndim == 1:
             known = np.flatnonzero(~np.isnan(labels) if self.scores else labels >= 0)
+        if labels is not None and labels.ndim > 1:
+            raise ValueError(
+                f"probe_every: expected one class per item, {source.name} has several; fastssl evaluate judges those"
+            )
         if len(known) < LEAST or labels is None or len(np.unique(labels[known])) < 2:
             wanted = "items with different scores" if self.scores else "labelled items of two classes"
             raise ValueError(f"probe_every: expected at least {LEAST} {wanted}, {source.name} has {len(known)}")

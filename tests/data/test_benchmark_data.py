@@ -438,6 +438,12 @@ def test_files_to_convert_are_named(name: str, tmp_path: Path) -> None:
     assert fastssl.data.open(tmp_path).skipped == {f"{kind}: convert it to .png, .tif or .npy": 1}
 
 
+def test_files_of_scanners_without_a_suffix_are_named(tmp_path: Path) -> None:
+    (tmp_path / "IM0001").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 100)
+    with pytest.raises(ValueError, match=r"IM0001: cannot be read as an image \(a DICOM file; convert it to .png"):
+        fastssl.data.open(tmp_path / "IM0001")
+
+
 def test_damaged_archives_are_named(tmp_path: Path) -> None:
     mnist(tmp_path)
     whole = tmp_path / "MNIST" / "raw" / "t10k-images-idx3-ubyte"

@@ -14,6 +14,7 @@ import fastssl.data
 from fastssl.cli.show import describe_source
 from fastssl.data import FileSource, open_splits, table
 from fastssl.data.summary import summary
+from fastssl.train.probe import OnlineProbe
 
 KINDS = ["b", "a", "b"]
 
@@ -364,3 +365,9 @@ def test_folders_in_a_tar_file_are_no_classes(folder: Path) -> None:
     assert "no labels" in list(summary(source))
     of_torch = fastssl.data.open([(np.zeros((8, 8, 3), np.uint8), 1)] * 3)
     assert "labels are known when items are read" in list(summary(of_torch))
+
+
+def test_the_probe_says_that_it_takes_one_class_per_image(folder: Path) -> None:
+    source = FileSource([folder / "0 of.PNG"] * 30, np.ones((30, 2), int), ("cat", "dog"))
+    with pytest.raises(ValueError, match="probe_every: expected one class per item, files has several"):
+        OnlineProbe(source, 1)

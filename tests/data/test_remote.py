@@ -339,3 +339,10 @@ def test_a_full_disk_is_one_line_and_no_item_is_skipped_for_it(
     monkeypatch.setenv("FASTSSL_CACHE_GIB", "much")
     with pytest.raises(ValueError, match="FASTSSL_CACHE_GIB: expected a number of GiB >= 0, got 'much'"):
         source.read(0)
+
+
+def test_folders_in_archives_are_named(tmp_path: Path) -> None:
+    shutil.make_archive(str(tmp_path / "a"), "zip", Path(__file__).parent)
+    for place in (f"zip://::file://{tmp_path}/a.zip", f"zip://::{tmp_path}/a.zip"):
+        with pytest.raises(ValueError, match=r"one in an archive \(::\); unpack it, or make tar shards"):
+            fastssl.data.open(place)
