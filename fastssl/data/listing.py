@@ -196,7 +196,8 @@ def list_images(root: str | Path, progress: Callable[[int], None] | None = None)
     skipped: dict[str, int] = {}
     files = arrays = 0
     readable()  # loads the plugins once, on one thread
-    with ThreadPoolExecutor(_THREADS) as pool:
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
         pending: dict[Future[_Folder], str] = {pool.submit(_look_into, root, ""): ""}
         while pending:
             done, _ = wait(pending, return_when=FIRST_COMPLETED)
@@ -211,6 +212,8 @@ def list_images(root: str | Path, progress: Callable[[int], None] | None = None)
                 pending |= {pool.submit(_look_into, root, own): own for own in inner}
             if progress is not None:
                 progress(files)
+    finally:
+        pool.shutdown(cancel_futures=True)  # when it is stopped, folders of a slow disk are not looked into any more
     if arrays and files:
         skipped["an array beside images"] = arrays
     texts = bytearray()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import wave
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from fastssl.data import (
     ArraySource,
     CorpusError,
     ImageError,
+    listing,
     open_splits,
     pack_source,
     read_image,
@@ -420,3 +422,22 @@ def test_classes_may_be_in_names(tmp_path: Path) -> None:
     assert test.classes == ["cat", "dog"] and test.labels is not None and test.labels.tolist() == [1]
     flat = fastssl.data.open(tmp_path / "parts" / "train")
     assert f"'{tmp_path}/parts/train#label=^(.+)[._][0-9]+'" in str(flat.classes_from)
+
+
+def test_a_listing_that_is_stopped_looks_into_no_more_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for k in range(200):
+        (tmp_path / str(k)).mkdir()
+    looked, look_into = [], listing._look_into
+
+    def slow(root: str, relative: str) -> Any:
+        looked.append(relative)
+        time.sleep(0.02 if relative else 0)
+        return look_into(root, relative)
+
+    def stop(files: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(listing, "_look_into", slow)
+    with pytest.raises(KeyboardInterrupt):
+        fastssl.data.folder(tmp_path, progress=stop)
+    assert len(looked) < 100
