@@ -209,17 +209,17 @@ class HubSource(Source):
 
 
 def hub(
-    path: str, options: Mapping[str, Any] = MappingProxyType({}), /, part: str | None = None, **columns: str
+    path: str, options: Mapping[str, Any] = MappingProxyType({}), /, split: str | None = None, **columns: str
 ) -> dict[str, Source]:
     """The splits of a Hugging Face data set, saved on disk or by name: of images, or corpora.
 
     Args:
         path: a folder that ``save_to_disk`` has written, a folder of Parquet or Arrow files, a Parquet file, or a name.
         options: those of :class:`FileSource` for images that a folder or file lists by their paths.
-        part: open only this split.
+        split: open this split alone, also one by its name in a column of splits.
         columns: "image", "text", "text_pair", "label" or "score" -> the column of it (in an object "translation.de"),
-            where it is not found by its name or type; "name" -> the configuration to load; "path", "images" and "split"
-            as of :func:`fastssl.data.table`.
+            where it is not found by its name or type; "name" -> the configuration to load; "path" and "images" as of
+            :func:`fastssl.data.table`.
 
     Raises:
         ImportError: the extra is missing: ``pip install fastssl[datasets]``.
@@ -247,21 +247,21 @@ def hub(
     except Exception as error:  # the library and pyarrow raise errors of their own
         raise ValueError(f"data: hf:{path} cannot be read ({error})") from error
     tables: dict[str, Any] = dict(parts) if isinstance(parts, Mapping) else {"train": parts}
-    tables = _divided(*tables.values()) or tables if len(tables) == 1 and "split" not in columns else tables
-    if part is not None and part not in tables:
-        raise ValueError(f"name: expected a part {part} in {path!r}, got {sorted(tables)}")
+    if split is not None:
+        tables = {split: _split(tables, split, path)}
+    elif len(tables) == 1:
+        tables = _divided(*tables.values()) or tables
     name, where = (Path(path).stem, path) if Path(path).is_file() else (Path(path).name, f"hf:{path}")
     made: dict[str, Source] = {}
     for key, table in tables.items():
-        if part in (None, key):
-            listed = path if Path(path).is_file() else os.path.join(path, key)
-            of_paths = os.path.exists(path) and _lists_images(where, table, columns)
-            made[key] = (
-                listed_images(listed, table.to_list(), columns, None, **options)
-                if of_paths
-                else _read(table, name, columns, where)
-            )
-            made[key].name = name
+        listed = path if Path(path).is_file() else os.path.join(path, key)
+        of_paths = os.path.exists(path) and _lists_images(where, table, columns)
+        made[key] = (
+            listed_images(listed, table.to_list(), columns, None, **options)
+            if of_paths
+            else _read(table, name, columns, where)
+        )
+        made[key].name = name
     return made
 
 
@@ -276,6 +276,21 @@ def _lists_images(where: str, table: Any, columns: Mapping[str, str]) -> bool:
         return False
     strings = [name for name, kind in kinds.items() if getattr(kind, "dtype", "") in ("string", "large_string")]
     return lists_images(where, strings, columns, table.__getitem__)
+
+
+def _split(tables: Mapping[str, Any], split: str, path: str) -> Any:
+    """The rows of one split: those that a column of the only table says, or a table."""
+    there = set(tables)
+    if len(tables) == 1:  # which is called "train" even where it has all splits
+        (table,) = tables.values()
+        column = first_column(table.features, SPLITS)
+        values = [] if column is None else table[column][:]
+        if split in values:
+            return table.select([k for k, value in enumerate(values) if value == split])
+        there = set(map(str, values)) or there
+    if split not in tables:
+        raise ValueError(f"split: expected one of {path} ({', '.join(sorted(there))}), got {split!r}")
+    return tables[split]
 
 
 def _divided(table: Any) -> dict[str, Any] | None:

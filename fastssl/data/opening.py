@@ -406,7 +406,7 @@ def _frames(
 def _hub(root: str, part: str, given: dict[str, str], options: dict[str, Any]) -> Source:
     """A Hugging Face data set, whose columns may also be paths of images."""
     parts = hub(root, options, **given)
-    alone = len(parts) == 1 and ending(root) == PARQUET
+    alone = len(parts) == 1 and (ending(root) == PARQUET or "split" in given)
     chosen = next(iter(parts)) if alone else find_labelled(parts, part, parts.__getitem__, OF_IMAGES)
     if chosen is None:
         raise ValueError(f"data: expected a part for {part} in {root!r}, got {sorted(parts)}")

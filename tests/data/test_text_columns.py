@@ -495,6 +495,31 @@ def test_pairs_with_other_names(tmp_path: Path) -> None:
         text_pairs(path, source="c")
 
 
+@pytest.mark.parametrize("kind", ("splits", "column", "parquet"))
+def test_a_split_of_hugging_face_data_is_named(tmp_path: Path, kind: str) -> None:
+    datasets = pytest.importorskip("datasets")
+    texts = {"train": ["a", "b"], "validation": ["c"], "test": ["d", "e", "f"], "extra": ["g"]}
+    name = f"hf:{tmp_path / 'saved'}"
+    if kind == "splits":
+        made = {split: datasets.Dataset.from_dict({"text": own}) for split, own in texts.items()}
+        datasets.DatasetDict(made).save_to_disk(tmp_path / "saved")
+    else:
+        rows = [{"text": text, "split": split} for split, own in texts.items() for text in own]
+        table = datasets.Dataset.from_list(rows)
+        table.save_to_disk(tmp_path / "saved")
+        if kind == "parquet":
+            name = str(tmp_path / "a.parquet")
+            table.to_parquet(name)
+    for split, own in texts.items():
+        for part in ("train", "test"):
+            source = fastssl.data.open(f"{name}#split={split}", part=part)
+            assert isinstance(source, Corpus) and list(source.texts) == own and source.part is None
+    task = open_splits(f"{name}#split=test")
+    assert len(task.train) + len(task.test) == 3
+    with pytest.raises(ValueError, match=r"split: expected one of .* \(extra, test, train, validation\), got 'dev'"):
+        fastssl.data.open(f"{name}#split=dev")
+
+
 def test_hugging_face_columns(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     rows = {"premise": ["a", "b"], "hypothesis": ["c", "d"], "stars": [3, 0], "label": [0.5, 2.0], "tags": [[1], [2]]}
