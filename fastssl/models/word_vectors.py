@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import difflib
 import gzip
+import io
 import warnings
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -21,6 +25,7 @@ from fastssl.models.given import Values, as_tensor
 
 _SEARCHED = 50_000  # most frequent words among which a misspelt one is looked for
 _ERRORS = ("strict", "ignore", "replace")
+_CHUNK = 1 << 20  # bytes read at once
 _SMALL = 1e-3  # of 3CosMul's denominator
 
 
@@ -266,7 +271,7 @@ class WordVectors:
         Args:
             path: the file.
             binary: whether it holds float32 bytes; None: the file tells.
-            limit: take so many words at most, the first; None: all.
+            limit: read so many words at most, the first, and nothing behind them; None: all.
             errors: what becomes of bytes in words that are no UTF-8, as of :meth:`bytes.decode`: "strict" (an error),
                 "ignore" or "replace". word2vec.c cuts long words within a character.
 
@@ -282,26 +287,13 @@ class WordVectors:
             raise ValueError(f"errors: expected one of {', '.join(_ERRORS)}, got {errors!r}")
         most = None if limit is None else integer("limit", limit, 1)
         path = Path(path)
-        data = path.read_bytes()
-        named = path
-        if path.suffix == ".gz":
+        with path.open("rb") as raw:
+            packed = path.suffix == ".gz"
+            file: BinaryIO = io.BufferedReader(gzip.GzipFile(fileobj=raw), _CHUNK) if packed else raw
             try:
-                data, named = gzip.decompress(data), path.with_suffix("")
-            except (OSError, EOFError, zlib.error) as error:
+                names, rows = _read(file, path, path.with_suffix("") if packed else path, binary, most)
+            except (gzip.BadGzipFile, EOFError, zlib.error) as error:
                 raise ValueError(f"{path}: cannot be decompressed ({error})") from error
-        end = data.find(b"\n")
-        header = data[: end + 1] if end >= 0 else data
-        sizes = header.split()
-        if len(sizes) == 2 and all(size.isdigit() for size in sizes) and int(sizes[1]) > 0:
-            count, dim = map(int, sizes)
-            if binary is None:
-                binary = count > 0 and _holds_bytes(data, len(header), dim, named.suffix == ".bin")
-            read = _read_binary if binary else _read_text
-            names, rows = read(data, len(header), count, dim, path, count if most is None else min(most, count))
-        elif not binary and len(sizes) > 2 and _is_number(sizes[-1]) and b" " in header.rstrip():  # GloVe
-            names, rows = _read_glove(data.rstrip(), path, most)
-        else:
-            raise ValueError(f"{path}: expected a first line 'words dimensions', got {header[:40]!r}")
         words = [_decoded(name, path, errors) for name in names]
         first = {word: k for k, word in reversed(list(enumerate(words)))}
         if len(first) < len(words):
@@ -316,13 +308,33 @@ class WordVectors:
         return cls(words, torch.from_numpy(rows))
 
 
-def _holds_bytes(data: bytes, at: int, dim: int, named: bool) -> bool:
+def _read(
+    file: BinaryIO, path: Path, named: Path, binary: bool | None, most: int | None
+) -> tuple[list[bytes], np.ndarray]:
+    """The words and vectors of a file, of which no more is read than they need; ``named``: without ``.gz``."""
+    header = file.readline()
+    sizes = header.split()
+    if len(sizes) == 2 and all(size.isdigit() for size in sizes) and int(sizes[1]) > 0:
+        count, dim = map(int, sizes)
+        if binary is None:
+            binary = count > 0 and _holds_bytes(file, dim, named.suffix == ".bin")
+        read = _read_binary if binary else _read_text
+        return read(file, count, dim, path, count if most is None else min(most, count))
+    if not binary and len(sizes) > 2 and _is_number(sizes[-1]) and b" " in header.rstrip():
+        return _read_glove(list(islice(chain([header], _filled(file)), most)), path)
+    raise ValueError(f"{path}: expected a first line 'words dimensions', got {header[:40]!r}")
+
+
+def _holds_bytes(file: BinaryIO, dim: int, named: bool) -> bool:
     """Whether the first vector is float32 bytes: of a file that is named so unless it is a line of numbers, of another
     only if it cannot be text."""
+    at = file.tell()
+    data = file.read(_CHUNK + 4 * dim)
+    file.seek(at)
     if named:
-        fields = data[at:].split(b"\n", 1)[0].split()
+        fields = data.split(b"\n", 1)[0].split()
         return not (len(fields) == dim + 1 and all(map(_is_number, fields[1:])))
-    first = data[data.find(b" ", at) + 1 :][: 4 * dim]
+    first = data[data.find(b" ") + 1 :][: 4 * dim]
     return any((byte < 32 and byte not in b"\t\n\r") or byte >= 127 for byte in first)
 
 
@@ -334,34 +346,47 @@ def _is_number(text: bytes) -> bool:
     return True
 
 
-def _read_binary(data: bytes, at: int, count: int, dim: int, path: Path, kept: int) -> tuple[list[bytes], np.ndarray]:
-    words, rows = [], np.empty((kept, dim), np.float32)
+def _read_binary(file: BinaryIO, count: int, dim: int, path: Path, kept: int) -> tuple[list[bytes], np.ndarray]:
+    words: list[bytes] = []
+    values, data, at = bytearray(), b"", 0  # the first line may promise more than there is memory for
     for k in range(kept):
-        end = data.find(b" ", at)
-        if end < 0 or end + 1 + 4 * dim > len(data):
-            raise ValueError(f"{path}: expected {amount(count, 'word')}, the file ends after {k}")
+        while (end := data.find(b" ", at)) < 0 or end + 1 + 4 * dim > len(data):
+            more = file.read(_CHUNK + 4 * dim)
+            if not more:
+                raise ValueError(f"{path}: expected {amount(count, 'word')}, the file ends after {k}")
+            data, at = data[at:] + more, 0
         words.append(data[at:end].lstrip(b"\n"))
-        rows[k] = np.frombuffer(data, "<f4", dim, end + 1)
         at = end + 1 + 4 * dim
-    if kept == count and data[at:].strip():
-        raise ValueError(f"{path}: expected {amount(count, 'word')}, {len(data) - at} bytes follow them")
+        values += data[end + 1 : at]
+    if kept == count and (left := data[at:] + file.read()).strip():
+        raise ValueError(f"{path}: expected {amount(count, 'word')}, {len(left)} bytes follow them")
+    return words, np.frombuffer(values, "<f4").astype(np.float32, copy=False).reshape(-1, dim)
+
+
+def _filled(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file, without empty ones at its end."""
+    empty: list[bytes] = []
+    for line in file:
+        empty.append(line)
+        if line.strip():
+            yield from empty
+            empty = []
+
+
+def _read_text(file: BinaryIO, count: int, dim: int, path: Path, kept: int) -> tuple[list[bytes], np.ndarray]:
+    lines = _filled(file)
+    split = (line.rstrip(b"\n").split(b" ") for line in islice(lines, kept))
+    # word2vec.c ends lines with a space.
+    words, rows = _rows((p[:-1] if not p[-1].strip() else p for p in split), kept, dim, path, 2)
+    left = sum(1 for _ in lines) if kept == count else 0
+    if len(words) < kept or left:
+        got = amount(len(words) + left, "line")
+        raise ValueError(f"{path}: expected {amount(count, 'word')}, as its first line says, got {got} after it")
     return words, rows
 
 
-def _read_text(data: bytes, at: int, count: int, dim: int, path: Path, kept: int) -> tuple[list[bytes], np.ndarray]:
-    rest = data[at:].rstrip()
-    lines = rest.split(b"\n", kept) if rest else []  # what is left is the last of them
-    if len(lines) < kept or (kept == count and len(lines) > kept):
-        got = amount(rest.count(b"\n") + bool(rest), "line")
-        raise ValueError(f"{path}: expected {amount(count, 'word')}, as its first line says, got {got} after it")
-    split = (line.split(b" ") for line in lines[:kept])
-    # word2vec.c ends lines with a space.
-    return _rows((p[:-1] if not p[-1].strip() else p for p in split), kept, dim, path, 2)
-
-
-def _read_glove(data: bytes, path: Path, most: int | None) -> tuple[list[bytes], np.ndarray]:
+def _read_glove(lines: list[bytes], path: Path) -> tuple[list[bytes], np.ndarray]:
     """Lines of a word, in which there may be spaces (". . ." in glove.840B.300d), and as many numbers as the first."""
-    lines = data.split(b"\n")[:most]
     dim = len(lines[0].rstrip().split(b" ")) - 1
 
     def parts(line: bytes) -> list[bytes]:
@@ -374,7 +399,8 @@ def _read_glove(data: bytes, path: Path, most: int | None) -> tuple[list[bytes],
 
 def _rows(split: Iterable[list[bytes]], count: int, dim: int, path: Path, first: int) -> tuple[list[bytes], np.ndarray]:
     """Words and vectors of lines that are split; ``first``: the number of the first line in its file."""
-    words, rows = [], np.empty((count, dim), np.float32)
+    words: list[bytes] = []
+    values = array("f")
     for k, parts in enumerate(split):
         if len(parts) != dim + 1:
             raise ValueError(
@@ -382,10 +408,10 @@ def _rows(split: Iterable[list[bytes]], count: int, dim: int, path: Path, first:
             )
         words.append(parts[0])
         try:
-            rows[k] = [float(x) for x in parts[1:]]
+            values.extend([float(x) for x in parts[1:]])
         except ValueError as error:
             raise ValueError(f"{path}: line {k + first}: {error}") from error
-    return words, rows
+    return words, np.frombuffer(values, np.float32).reshape(-1, dim)
 
 
 def _decoded(word: bytes, path: Path, errors: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import signal
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -530,6 +531,30 @@ def test_the_first_words_of_a_file(kind: str, tmp_path: Path) -> None:
     assert WordVectors.load(path, limit=2).words == ["a", "b"]
     with pytest.raises(ValueError, match="limit: expected an integer >= 1, got 0"):
         WordVectors.load(path, limit=0)
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize("kind", ["text", "binary", "glove"])
+def test_no_more_is_read_than_the_first_words(kind: str, packed: str, tmp_path: Path) -> None:
+    vectors = WordVectors([f"w{k}" for k in range(30_000)], torch.randn(30_000, 100))
+    vectors.save(tmp_path / "v", binary=kind == "binary")
+    content = (tmp_path / "v").read_bytes()
+    content = content.partition(b"\n")[2] if kind == "glove" else content
+    path = tmp_path / f"v.w2v{packed}"
+    path.write_bytes(gzip.compress(content, 1) if packed else content)
+    tracemalloc.start()
+    read = WordVectors.load(path, limit=20)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert read.words == vectors.words[:20] and torch.equal(read.vectors, vectors.vectors[:20])
+    assert most < len(content) / 2
+    whole = WordVectors.load(path)
+    assert whole.words == vectors.words and torch.equal(whole.vectors, vectors.vectors)
+    path.write_bytes(path.read_bytes()[: os.path.getsize(path) // 2])  # of which the first words are there
+    assert WordVectors.load(path, limit=20).words == read.words
+    if kind != "glove" or packed:
+        with pytest.raises(ValueError, match="cannot be decompressed" if packed else "expected"):
+            WordVectors.load(path)
 
 
 @pytest.mark.parametrize("binary", [False, True])
