@@ -44,9 +44,10 @@ class Windows(Source):
         length: tokens per window, at most.
         span: tokens [start, stop) of the file to use; None: all.
         whole: "stream": windows of ``length`` + 1 tokens (inputs and the next tokens) over documents and their ends,
-            one after the other; "sentences": as many whole sentences of one document as fit, without its end; a longer
-            sentence is cut into pieces; "sentence": each sentence, "pair" and "triple": each two and three consecutive
-            sentences of one document, of at most ``length`` tokens each.
+            one after the other, from the token before the span on, so that each token of it is a next token once: the
+            first document of a file follows an end, too; "sentences": as many whole sentences of one document as fit,
+            without its end; a longer sentence is cut into pieces; "sentence": each sentence, "pair" and "triple": each
+            two and three consecutive sentences of one document, of at most ``length`` tokens each.
 
     Attributes:
         cut: number of sentences that are longer than ``length`` and lose their end, of all kinds but the first two.
@@ -84,7 +85,7 @@ class Windows(Source):
                     "line break ends a sentence, and so does . ! or ? before a capital letter"
                 )
         elif whole == "stream":
-            self.starts = np.arange(self.start, self.stop - 1, length)
+            self.starts = np.arange(self.start - 1, self.stop - 1, length)
             self.stops = np.minimum(self.starts + length + 1, self.stop)
         else:
             self.starts, self.stops = _sentences(file, self.start, self.stop, length)
@@ -97,12 +98,14 @@ class Windows(Source):
         start, stop = int(self.starts[check_index(index, len(self))]), int(self.stops[index])
         a, b = np.searchsorted(self.file.sentences, [start + 1, stop])
         sentences = np.concatenate([[0], self.file.sentences[a:b] - start])
-        ids = self.file.ids(start, stop)
+        ids = self.file.ids(max(start, 0), stop)
+        if start < 0:  # of a stream; an end precedes all other documents
+            ids = np.concatenate([[self.file.tokenizer.sep], ids])
         if self.whole in SENTENCES:
             parts = [part[: self.length] for part in np.split(ids, sentences[1:])]
             ids, sentences = np.concatenate(parts), np.cumsum([0, *(len(part) for part in parts[:-1])])
             return Item(tokens=Window(ids, sentences, self, index), name=self.name_of(index))
-        return Item(tokens=Window(self.file.ids(start, stop), sentences, self, index), name=self.name_of(index))
+        return Item(tokens=Window(ids, sentences, self, index), name=self.name_of(index))
 
     def elsewhere(self, index: int, draw: float) -> int | None:
         """The index of a window of another document than window ``index``, uniform by ``draw`` in [0, 1); None: all
@@ -115,7 +118,7 @@ class Windows(Source):
         return chosen if chosen < first else chosen + int(last - first)
 
     def name_of(self, index: int) -> str:
-        return f"tokens {self.starts[index]} to {self.stops[index]}"
+        return f"tokens {max(self.starts[index], 0)} to {self.stops[index]}"
 
     @property
     def fingerprint(self) -> str:

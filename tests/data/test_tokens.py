@@ -175,10 +175,15 @@ def test_cut_and_damaged_files_are_named(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("length", [5, 64, 1000])
 def test_windows_cover_the_stream_once(length: int) -> None:
     file = tokens()
+    for start in (0, int(file.documents[1]), int(file.documents[1]) + 3):
+        windows = Windows(file, length, (start, file.total))
+        read = [item.tokens for item in windows.items(range(len(windows)))]
+        assert all(len(w.ids) <= length + 1 for w in read)
+        wanted = file.ids(start, file.total)  # each is predicted once, the first from what is before it: of a document
+        assert np.array_equal(np.concatenate([w.ids[1:] for w in read]), wanted)  # an end, also of the first
+        assert read[0].ids[0] == (file.tokenizer.sep if start in file.documents else file.ids(start - 1, start)[0])
     windows = Windows(file, length)
     read = [item.tokens for item in windows.items(range(len(windows)))]
-    assert all(len(w.ids) <= length + 1 for w in read)
-    assert np.array_equal(np.concatenate([w.ids[1:] for w in read]), file.ids(1, file.total))  # each is predicted once
     for k, window in enumerate(read):
         begins = file.sentences[(file.sentences > windows.starts[k]) & (file.sentences < windows.stops[k])]
         assert window.sentences.tolist() == [0, *(begins - windows.starts[k]).tolist()]

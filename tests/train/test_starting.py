@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,7 +14,7 @@ from typer.testing import CliRunner
 from fastssl._words import amount
 from fastssl.cli import app
 from fastssl.cli.recipes import build_method, started_from
-from fastssl.data import TokenFile, Window, digits, load_tokenizer, train_tokenizer
+from fastssl.data import Corpus, TokenFile, digits, load_tokenizer, tokenize_corpus, train_tokenizer
 from fastssl.methods import GPT, SimCLR, get
 from fastssl.models import Encoder, as_language, build_encoder
 from fastssl.models.architectures import CAUSAL, MASKED
@@ -430,8 +429,8 @@ def test_documents_open_as_the_tokenizer_opens_texts(texts: Path, tmp_path: Path
     method = GPT(network, tokenizer).eval()
     documents = [" the state of the union", " people speak about peace"]
     rows = [own.encode(text).ids for text in documents]  # with <s>
-    stream = np.array([1, *rows[0][1:], 1, *rows[1][1:], 1])
-    batch = method.make([Window(stream, np.zeros(1, np.int64))], None)  # type: ignore[arg-type]
+    windows = method.prepare(tokenize_corpus(Corpus(documents), tokenizer, tmp_path / "two.tok"))
+    batch = method.examples(windows.items([0]), 0)  # the first document opens with it, too
     nats, terms = 0.0, 0
     with torch.no_grad():
         for row in rows:
