@@ -81,15 +81,17 @@ def _embed_run(asked: Embedding) -> int | None:
     from fastssl.models.folder import load_state
     from fastssl.train import load_method
     from fastssl.train.options import detect_launcher
+    from fastssl.train.starting import language_kind
 
     state = load_state(asked.model) if Path(asked.model).is_dir() else {}
-    if "encoder" not in state or not issubclass(kind_of(state), (TextMethod, AudioMethod)):
+    of_texts = language_kind(asked.model) is not None
+    if not of_texts and ("encoder" not in state or not issubclass(kind_of(state), (TextMethod, AudioMethod))):
         return None
-    takes = "texts" if issubclass(kind_of(state), TextMethod) else "waveforms"
+    takes = "texts" if of_texts or issubclass(kind_of(state), TextMethod) else "waveforms"
     if detect_launcher() is not None:
         raise ValueError(f"devices: {takes} are embedded by one process, without a launcher")
     if asked.devices != 1 or asked.readout != "pooled" or asked.size is not None:
-        raise ValueError(f"devices, readout, size: of images, {state['method']} takes {takes}")
+        raise ValueError(f"devices, readout, size: of images, {state.get('method', asked.model)} takes {takes}")
     data = asked.data or (data_of(state) if takes == "waveforms" else None)
     if data is None:
         raise ValueError("data: expected texts (--data FILE.txt, text:FOLDER, ...)")

@@ -143,11 +143,14 @@ def model_of(name: str, size: int | None = None) -> tuple[Any, dict[str, Any] | 
         return (encoder if size is None else encoder.at(size)), state
     if (kind := language_kind(name)) is not None:
         raise ValueError(
-            f"checkpoint: {name} is a model of texts ({kind}), which --protocol finetune, tags, answers and "
-            f"translation evaluate; a run that starts from it has all else (fastssl pretrain METHOD --init {name})"
+            f"checkpoint: {name} is a model of texts ({kind}), which no protocol of images evaluates; of texts are "
+            "finetune, tags, answers and translation, and without one it is scored as a language model"
         )
     if size is None:
-        raise ValueError(f"size: expected the size in pixels of the images that {name} takes (--size)")
+        raise ValueError(
+            f"size: expected the size in pixels of the images that {name} takes (--size); it is no model of texts that "
+            "is there"
+        )
     return build_encoder({"name": name, "size": size}), None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from fastssl._options import integer
@@ -198,36 +199,56 @@ def tokens_of(run: Path, state: dict[str, Any]) -> Path:
     return found
 
 
-def evaluate(run: Path, data: str | None) -> dict[str, Any]:
-    """The scores of a run on held-out text: the rest of its token file, or ``data``.
+def evaluate(run: Path, data: str | None, length: int | None = None) -> dict[str, Any]:
+    """The scores of a run on held-out text: the rest of its token file, or ``data``; or those of a model of
+    transformers ("huggingface:PATH") on ``data``, in windows of ``length`` tokens.
 
     Raises:
-        ValueError: nothing was held out, or the token file of the run is gone.
+        ValueError: nothing was held out, the token file of the run is gone, a model without data, or one without a
+            distribution of tokens (ELECTRA, whose generator is another model).
     """
+    from fastssl.cli.evaluation import is_named
     from fastssl.data import open as open_source
     from fastssl.data import tokenize_corpus
     from fastssl.evaluate import evaluate_language, next_sentence
     from fastssl.evaluate.features import progress_bars
+    from fastssl.methods import ELECTRA
+    from fastssl.train import load_method
 
-    method, state = load(run)
-    found, span = tokens_of(run, state), state["source"]["span"]
-    file = TokenFile(found)
-    training = method.prepare(file, (span[0], span[1]))
-    if training.fingerprint != state["source"]["fingerprint"]:
-        raise ValueError(f"data: {found} is not the token file that {run} was trained on")
-    if data is None:
-        if span[1] >= file.total - 1:
-            raise ValueError("data: the run held nothing out; give --data")
-        held_out = method.prepare(file, (span[1], file.total))
-    else:
-        other = open_source(data)
-        if isinstance(other, Corpus):
-            other = tokenize_corpus(other, method.tokenizer, run / "evaluation.tok")
-        held_out = method.prepare(other)
-    with progress_bars(item_progress):
-        if isinstance(method, SentenceMethod):
-            return dict(next_sentence(method, held_out))
-        return dict(evaluate_language(method, held_out, training))
+    with TemporaryDirectory() as folder:
+
+        def tokenized(data: str) -> Windows:
+            other = open_source(data)
+            return method.prepare(
+                tokenize_corpus(other, method.tokenizer, Path(folder, "evaluation.tok"))
+                if isinstance(other, Corpus)
+                else other
+            )
+
+        training: Windows | None = None
+        if is_named(run):
+            if data is None:
+                raise ValueError("data: expected texts (--data FILE.txt, text:FOLDER, ...)")
+            method: Any = load_method(run, length=length)
+            if isinstance(method, ELECTRA):
+                raise ValueError(
+                    f"checkpoint: {run} predicts no tokens (ELECTRA); --protocol finetune, tags, answers or translation"
+                )
+            held_out = tokenized(data)
+        else:
+            method, state = load(run)
+            found, span = tokens_of(run, state), state["source"]["span"]
+            file = TokenFile(found)
+            training = method.prepare(file, (span[0], span[1]))
+            if training.fingerprint != state["source"]["fingerprint"]:
+                raise ValueError(f"data: {found} is not the token file that {run} was trained on")
+            if data is None and span[1] >= file.total - 1:
+                raise ValueError("data: the run held nothing out; give --data")
+            held_out = method.prepare(file, (span[1], file.total)) if data is None else tokenized(data)
+        with progress_bars(item_progress):
+            if isinstance(method, SentenceMethod):
+                return dict(next_sentence(method, held_out))
+            return dict(evaluate_language(method, held_out, training))
 
 
 PROTOCOLS = ("finetune", "tags", "answers", "translation")

@@ -568,6 +568,10 @@ def evaluate(
         int | None,
         typer.Option(help="Side of the images in pixels; default: that of training (dense protocols: twice that)."),
     ] = None,
+    length: Annotated[
+        int | None,
+        typer.Option(help="Of language models without a run: tokens of a window; default: their positions, or 512."),
+    ] = None,
     init: Annotated[
         str | None,
         typer.Option(help="Of texts: word2vec:RUN, for the network that starts from word vectors alone."),
@@ -597,7 +601,8 @@ def evaluate(
 ) -> None:
     """Evaluate an encoder against a random one; frozen: also against raw pixels and a colour histogram.
 
-    A language method is evaluated on held-out text, against a unigram model and xz; finetune: on labelled texts
+    A language method is evaluated on held-out text, against a unigram model and xz, a language model of transformers
+    (huggingface:PATH) on --data; finetune: on labelled texts
     (glosses, glue:FOLDER, text:FOLDER), against the same network from scratch and TF-IDF; tags: on the words of
     sentences (conll:FILE, capitals:CORPUS); answers: on questions (squad:FILE); translation: on pairs of texts
     (pairs:FILE, verses-es-en). A distribution of images is evaluated also by the likelihood of held-out images, against
@@ -606,12 +611,14 @@ def evaluate(
     from fastssl.bench.run import write_atomically
     from fastssl.cli.evaluation import DENSE_PROTOCOLS, check_model, is_named, leaving_out, run_evaluation
     from fastssl.cli.language import PROTOCOLS as TEXT_PROTOCOLS
+    from fastssl.cli.language import evaluate as evaluate_text
     from fastssl.cli.words import evaluate_words, is_word_run
     from fastssl.evaluate.protocols import TRAINING
     from fastssl.methods import AudioMethod, kind_of
     from fastssl.models.folder import load_state
     from fastssl.models.precision import automatic_precision
     from fastssl.train.options import started_by_torchrun
+    from fastssl.train.starting import language_kind
 
     check_model(checkpoint)
     check_file(out)
@@ -640,6 +647,9 @@ def evaluate(
         raise ValueError(f"predictions: expected the protocol 'detection', got {protocol!r}")
     if prompt and protocol != "zero-shot":
         raise ValueError(f"prompt: expected the protocol 'zero-shot', got {protocol!r}")
+
+    if length is not None and not (named and protocol == "frozen" and language_kind(str(checkpoint)) is not None):
+        raise ValueError(f"length: expected a language model without a run (huggingface:PATH), got {str(checkpoint)!r}")
 
     def on_data_alone(what: str) -> None:
         if protocol != "frozen" or only or {readout, whiten, size} != {None}:
@@ -671,13 +681,15 @@ def evaluate(
             raise ValueError(
                 f"checkpoint: {protocol} keeps its results in the folder of a run, got {str(checkpoint)!r}"
             )
-        table = of_texts() if protocol in TEXT_PROTOCOLS else of_images()
+        if protocol == "frozen" and language_kind(str(checkpoint)) is not None:
+            on_data_alone("language methods without --protocol finetune")
+            table = evaluate_text(checkpoint, data, length)
+        else:
+            table = of_texts() if protocol in TEXT_PROTOCOLS else of_images()
     elif is_word_run(checkpoint):
         on_data_alone("word vectors")
         table = evaluate_words(checkpoint, data)
     elif "tokens" in (kind := kind_of(load_state(checkpoint))).needs:
-        from fastssl.cli.language import evaluate as evaluate_text
-
         if protocol not in ("frozen", *TEXT_PROTOCOLS):
             known = ", ".join(map(repr, ("frozen", *TEXT_PROTOCOLS)))
             raise ValueError(f"protocol: expected one of {known} for a language method, got {protocol!r}")
@@ -740,7 +752,8 @@ def generate(
         for text in samples.values:
             echo(text)
         if out is not None:
-            echo(f"{amount(len(samples.values), 'text')}: {samples.save(out)[0]}")
+            write_texts(samples, asked or [""], out)
+            echo(f"{amount(len(samples.values), 'text')}: {out}")
         return
     files = samples.save(out or checkpoint / "samples")
     echo(f"{len(samples.values)} {samples.kind}: {files[0]}" + (f" to {files[-1].name}" if len(files) > 1 else ""))

@@ -23,7 +23,9 @@ EXAMPLES = 64  # batches of examples whose sentinels are counted
 ROWS, STRIP = 32, 1024  # windows per batch, rows of scores at a time
 
 
-def evaluate_language(method: TextMethod, held_out: Windows, training: Windows) -> dict[str, dict[str, float]]:
+def evaluate_language(
+    method: TextMethod, held_out: Windows, training: Windows | None = None
+) -> dict[str, dict[str, float]]:
     """Scores of a language method on windows that it was not trained on.
 
     Autoregressive methods: bits per byte (of the text as the tokenizer restores it: one that drops or changes
@@ -34,7 +36,7 @@ def evaluate_language(method: TextMethod, held_out: Windows, training: Windows) 
     Args:
         method: the pretrained method.
         held_out: the windows to score.
-        training: the windows that it was trained on.
+        training: the windows that it was trained on; None: of a model that others have trained, which stands alone.
 
     Example:
         >>> import tempfile
@@ -50,15 +52,8 @@ def evaluate_language(method: TextMethod, held_out: Windows, training: Windows) 
         >>> table["bits per byte"]["pretrained"] > table["bits per byte"]["unigram"]
         True
     """
-    counts = np.ones(method.network.vocabulary)
-    for start in range(training.start, training.stop, 1 << 20):
-        counts += np.bincount(training.file.ids(start, min(start + (1 << 20), training.stop)), minlength=len(counts))
-    if method.sentinels:  # targets that no text has, counted in examples
-        for batch in itertools.islice(_batches(method, training), EXAMPLES):
-            targets = batch.targets.numpy().ravel()
-            counts += np.bincount(targets[np.isin(targets, method.tokenizer.sentinels)], minlength=len(counts))
-    unigram = -np.log(counts / counts.sum())
-    frequent = int(counts.argmax())
+    counts = None if training is None else _token_counts(method, training)
+    unigram = None if counts is None else -np.log(counts / counts.sum())
     totals = {"nats": 0.0, "right": 0.0, "unigram": 0.0, "frequent": 0.0, "terms": 0.0}
     pairs = [0, 0]
     device = next(method.parameters()).device
@@ -73,25 +68,45 @@ def evaluate_language(method: TextMethod, held_out: Windows, training: Windows) 
             for some, right in zip(rows.split(STRIP), wanted.split(STRIP)):
                 logits = some @ weight.T if bias is None else some @ weight.T + bias
                 totals["right"] += float((logits.argmax(1) == right).sum())
-            totals["unigram"] += float(unigram[targets].sum())
-            totals["frequent"] += float((targets == frequent).sum())
+            if counts is not None and unigram is not None:
+                totals["unigram"] += float(unigram[targets].sum())
+                totals["frequent"] += float((targets == counts.argmax()).sum())
             totals["terms"] += len(targets)
             if batch.labels is not None:
                 pairs[0] += int((method.network.order(hidden).argmax(1) == batch.labels).sum())
                 pairs[1] += len(batch.labels)
     terms = max(totals["terms"], 1)
-    table = {
-        "perplexity": {"pretrained": math.exp(totals["nats"] / terms), "unigram": math.exp(totals["unigram"] / terms)},
-        "accuracy": {"pretrained": 100 * totals["right"] / terms, "unigram": 100 * totals["frequent"] / terms},
-    }
+    perplexity, accuracy = (
+        {"pretrained": math.exp(totals["nats"] / terms)},
+        {"pretrained": 100 * totals["right"] / terms},
+    )
+    if counts is not None:
+        perplexity["unigram"], accuracy["unigram"] = (
+            math.exp(totals["unigram"] / terms),
+            100 * totals["frequent"] / terms,
+        )
+    table = {"perplexity": perplexity, "accuracy": accuracy}
     if pairs[1]:
         table["order"] = {"pretrained": 100 * pairs[0] / pairs[1], "chance": 50.0}
     if method.whole != "stream":
         return table
     size = len(_text(held_out)) + 1  # what the ids say, as xz gets it: a tokenizer may have dropped characters
-    bits = {"pretrained": totals["nats"], "unigram": totals["unigram"]}
-    scores = {name: nats / math.log(2) / size for name, nats in bits.items()}
-    return {"bits per byte": {**scores, "xz": xz_bits(training, held_out)}, **table}
+    bits = {"pretrained": totals["nats"] / math.log(2) / size}
+    if training is not None:
+        bits |= {"unigram": totals["unigram"] / math.log(2) / size, "xz": xz_bits(training, held_out)}
+    return {"bits per byte": bits, **table}
+
+
+def _token_counts(method: TextMethod, training: Windows) -> np.ndarray:
+    """How often each token occurs in training, and once more."""
+    counts = np.ones(method.network.vocabulary)
+    for start in range(training.start, training.stop, 1 << 20):
+        counts += np.bincount(training.file.ids(start, min(start + (1 << 20), training.stop)), minlength=len(counts))
+    if method.sentinels:  # targets that no text has, counted in examples
+        for batch in itertools.islice(_batches(method, training), EXAMPLES):
+            targets = batch.targets.numpy().ravel()
+            counts += np.bincount(targets[np.isin(targets, method.tokenizer.sentinels)], minlength=len(counts))
+    return counts
 
 
 def _batches(method: TextMethod, windows: Windows) -> Iterator[TokenBatch]:

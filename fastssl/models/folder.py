@@ -157,6 +157,11 @@ def find_checkpoint(path: str | Path) -> Path:
     for candidate in (root, *_places(root / "checkpoint")):
         if (candidate / STATE).is_file() and (candidate / TENSORS).is_file():
             return candidate
+    if str(path).startswith("huggingface:"):
+        raise ValueError(
+            f"checkpoint: expected a run, got {str(path)!r}; evaluate, embed and generate take models without one "
+            f"(fastssl pretrain METHOD --init {path} makes one of it)"
+        )
     library = f", a model of transformers (huggingface:{path})" if (root / "config.json").is_file() else ""
     raise ValueError(f"checkpoint: expected a folder with {STATE} and {TENSORS}, got {str(path)!r}{library}")
 

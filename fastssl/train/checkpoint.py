@@ -161,12 +161,14 @@ def load_encoder(path: str | Path, encoder: Encoder | None = None) -> tuple[Enco
     return encoder.eval(), state
 
 
-def load_method(path: str | Path, augment: Views | None = None) -> Method:
+def load_method(path: str | Path, augment: Views | None = None, length: int | None = None) -> Method:
     """Returns the method of a checkpoint with all its networks (heads, text tower), in evaluation mode.
 
     Args:
-        path: folder of the checkpoint or of the run.
+        path: folder of the checkpoint or of the run; or "huggingface:PATH", a model of texts of transformers as of
+            :func:`load_language`, whose method is the one with its objective ("bert" without an order of sentences).
         augment: the augmentation; None: the recorded one (earlier versions did not record it: the method's default).
+        length: tokens at most that texts have, of "huggingface:PATH"; None: as of :func:`load_language`.
 
     Raises:
         ValueError: no checkpoint, a checkpoint of a custom method or encoder, or weights that do not match the
@@ -184,6 +186,12 @@ def load_method(path: str | Path, augment: Views | None = None) -> Method:
         >>> type(load_method(out)).__name__
         'SimCLR'
     """
+    if str(path).startswith("huggingface:"):
+        from fastssl.train.language import method_of_model
+
+        return method_of_model(str(path), length)
+    if length is not None:
+        raise ValueError(f"length: expected None, {path} has that of its run, got {length}")
     tensors, state = load_checkpoint(path)
     if "encoder" not in state:
         raise ValueError(

@@ -15,14 +15,15 @@ from fastssl.data import Corpus, Source, TokenFile, Tokenizer, Windows, load_tok
 from fastssl.data.tokenizer import KINDS
 from fastssl.data.tokens import FEW, check_held_out
 from fastssl.methods import Method, TextMethod, Word2Vec, get, load_word_vectors
-from fastssl.models import LanguageModel, WordVectors, build_language
+from fastssl.models import LanguageModel, WordVectors, as_language, build_language
 from fastssl.models.folder import holds_run
 from fastssl.train.options import detect_launcher, is_rank_zero
-from fastssl.train.starting import start_language
+from fastssl.train.starting import load_language, start_language
 
 VOCABULARY = 8000  # tokens of a tokenizer that is trained, unless another number is given
 HELD_OUT = 0.05  # share of the corpus, its end, that a run by name does not train on
 FILE = "corpus.tok"
+_OBJECTIVES = ("gpt", "bert", "electra", "xlnet", "bart", "t5")  # methods, of which the first takes a model as it is
 
 
 def open_tokens(
@@ -236,6 +237,21 @@ def build_text_method(
         start_language(network, start)
     method: TextMethod = kind(network, tokenizer, **method_options)
     return method, network.options
+
+
+def method_of_model(name: str, length: int | None = None) -> TextMethod:
+    """The language method with the objective of a model of transformers, in evaluation mode.
+
+    Args:
+        name: "huggingface:PATH", as of :func:`fastssl.train.load_language`.
+        length: as there; None: at most the window of sliding attention.
+    """
+    network, tokenizer = load_language(name, length)
+    if length is None and (network.window or network.length) < network.length:
+        network = as_language(network.network, tokenizer, network.window)
+    own = next(own for own in _OBJECTIVES if network.kind in get(own).networks)  # type: ignore[attr-defined]
+    options = {"order": None} if own == "bert" else {}
+    return build_text_method(own, {}, tokenizer, options, 0, network)[0].eval()
 
 
 def _options_of(kind: type[TextMethod], options: dict[str, Any], start: LanguageModel) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -254,7 +253,7 @@ def test_a_held_out_part_is_needed(texts: Path, tmp_path: Path) -> None:
     assert "data: the run held nothing out; give --data" in run("evaluate", out, code=2)
     (tmp_path / "new.txt").write_text("The union is strong and people have met. " * 20)
     assert "bits per byte" in run("evaluate", out, "--data", tmp_path / "new.txt")
-    np.testing.assert_equal(sorted(p.name for p in out.glob("*.tok")), ["corpus.tok", "evaluation.tok"])
+    assert [p.name for p in out.glob("*.tok")] == ["corpus.tok"]  # evaluation writes nothing into the run
     (out / "corpus.tok").unlink()
     assert "the token file of the run" in run("evaluate", out, code=2)
 

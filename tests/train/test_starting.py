@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -405,16 +407,30 @@ def test_models_of_transformers(kind: str, method: str, texts: Path, tmp_path: P
     known.from_pretrained(out / "huggingface")
     (tmp_path / "few.csv").write_text("text,label\n" + "".join(f"text {k},{k % 2}\n" for k in range(20)))
     tune = ["--protocol", "finetune", "--data", tmp_path / "few.csv", "--seeds", "1", "--steps", "2"]
-    assert "from scratch" in run("evaluate", f"huggingface:{folder}", *tune)  # without a run
+    without_a_run = f"huggingface:{folder}"
+    assert "from scratch" in run("evaluate", without_a_run, *tune)
+    if method == "electra":
+        assert "predicts no tokens (ELECTRA)" in run("evaluate", without_a_run, "--data", f"text:{texts}", code=2)
+    else:
+        printed = run("evaluate", without_a_run, "--data", f"text:{texts}", "--length", "32")
+        assert "perplexity" in printed and "unigram" not in printed
+    for options, match in (([], "data: expected texts"), (["--size", "32"], "are evaluated on --data alone")):
+        assert match in run("evaluate", without_a_run, *options, code=2)
+    assert "length: expected a language model without a run" in run("evaluate", out, "--length", "32", code=2)
+    run("embed", without_a_run, "--data", f"text:{texts}", "--out", tmp_path / "f.npz")
+    assert "data: expected texts" in run("embed", without_a_run, "--out", tmp_path / "g.npz", code=2)
+    assert "expected a run, got 'huggingface:" in run("export", without_a_run, code=2)
+    made = run("generate", without_a_run, "--tokens", "5", code=0 if method in ("gpt", "t5", "bart") else 2)
+    assert method in ("gpt", "t5", "bart") or "expected one of a generative method" in made
 
 
 def test_documents_open_as_the_tokenizer_opens_texts(texts: Path, tmp_path: Path) -> None:
     """With <s> for Llama, not with the end of the document before, after which it has not been trained."""
     transformers = pytest.importorskip("transformers")
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     given, own = corpus(40), Tokenizer(models.BPE())
-    own.pre_tokenizer = pre_tokenizers.ByteLevel()
+    own.pre_tokenizer, own.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     own.train_from_iterator(
         [given.text(k) for k in range(40)],
@@ -441,6 +457,12 @@ def test_documents_open_as_the_tokenizer_opens_texts(texts: Path, tmp_path: Path
         expected = model.generate(torch.tensor([rows[0]]), max_new_tokens=4, do_sample=False, eos_token_id=1)[0]
     made = method.generate(1, prompt=documents[0].strip(), tokens=4, temperature=0).values
     assert made == [own.decode(expected.tolist()).strip()]
+    (tmp_path / "two.txt").write_text("\n\n".join(text.strip() for text in documents))
+    run("evaluate", f"huggingface:{folder}", "--data", tmp_path / "two.txt", "--out", tmp_path / "table.json")
+    table = json.loads((tmp_path / "table.json").read_text())  # both documents in one window, of 40 tokens
+    assert table["perplexity"]["pretrained"] == pytest.approx(math.exp(nats / terms), rel=1e-4)
+    size = sum(len(text.strip()) + 1 for text in documents)
+    assert table["bits per byte"] == {"pretrained": pytest.approx(nats / math.log(2) / size, rel=1e-4)}
     out = tmp_path / "run"
     run(
         "pretrain",
@@ -466,14 +488,16 @@ def test_commands_say_what_models_of_texts_are_for(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     _saved("gpt2", tmp_path / "m", 300)
     named = f"huggingface:{tmp_path / 'm'}"
-    embed = ["embed", named, "--data", "digits", "--out", tmp_path / "x.npz"]
-    for command in (
-        ["evaluate", named, "--data", "sotu"],
-        ["evaluate", named, "--data", "digits", "--size", "8"],
-        embed,
+    train_tokenizer(["a few words"], "bpe", 300).model.save(str(tmp_path / "m" / "tokenizer.json"))
+    for command, match in (
+        (["evaluate", named, "--data", "digits"], "expected a token file"),
+        (["evaluate", named, "--data", "digits", "--size", "8"], "are evaluated on --data alone"),
+        (["evaluate", named, "--data", "digits", "--protocol", "layers"], "which no protocol of images evaluates"),
+        (["embed", named, "--data", "digits", "--out", tmp_path / "x.npz"], "data: expected a corpus"),
+        (["report", named], f"expected a run, got '{named}'"),
     ):
         said = run(*command, code=2)
-        assert f"{named} is a model of texts (gpt2), which --protocol finetune" in said and f"--init {named}" in said
+        assert match in said, said
     for command in (["generate", tmp_path / "m", "a"], ["export", tmp_path / "m"], ["evaluate", tmp_path / "m"]):
         assert f"a model of transformers ({named})" in run(*command, code=2)
 
