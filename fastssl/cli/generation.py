@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastssl._files import replacing
 from fastssl.cli.show import item_progress
 from fastssl.models.samples import Samples
 
@@ -53,8 +54,46 @@ def check_kinds(parameters: Mapping[str, inspect.Parameter], settings: dict[str,
             raise ValueError(f"{name}: expected {' or '.join(_CALLED[word] for word in kinds)} as {key}, got {value!r}")
 
 
-def generate(run: Path, seed: int, options: dict[str, Any]) -> Samples:
-    """Samples of the method of a run, with those of ``options`` that are not None.
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a file of texts, or what objects of a ``.jsonl`` file have under the key ``prompt``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no prompt, an empty line, or a line without a string under the key.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"prompts: no file {str(path)!r}")
+    lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
+    prompts: list[str] = []
+    for number, line in enumerate(lines, 1):
+        given: Any = line.strip()
+        if path.suffix == ".jsonl":
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"prompts: {path}, line {number}: {error}") from error
+            given = row.get("prompt") if isinstance(row, dict) else None
+        if not isinstance(given, str) or not given:
+            wanted = "an object with a string under 'prompt'" if path.suffix == ".jsonl" else "a prompt"
+            raise ValueError(f"prompts: {path}, line {number}: expected {wanted}, got {line.strip()[:40]!r}")
+        prompts.append(given)
+    return prompts
+
+
+def write_texts(samples: Samples, prompts: Sequence[str], out: Path) -> None:
+    """Writes texts, in the order of their prompts: ``.jsonl`` as objects of a prompt and a text."""
+    if out.suffix != ".jsonl":
+        samples.save(out)
+        return
+    count = len(samples.values) // len(prompts)
+    rows = [{"prompt": prompts[k // count], "text": text} for k, text in enumerate(samples.values)]
+    with replacing(out) as file:
+        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def generate(run: Path, seed: int, options: dict[str, Any], prompts: Sequence[str] = ()) -> Samples:
+    """Samples of the method of a run, with those of ``options`` that are not None; of texts ``count`` for each of
+    ``prompts``, one prompt after the other with draws of the same seed: those that it has alone.
 
     Raises:
         ValueError: no checkpoint, a method that is not generative, or an option that it does not have.
@@ -70,6 +109,7 @@ def generate(run: Path, seed: int, options: dict[str, Any]) -> Samples:
     parameters = inspect.signature(method.generate).parameters
     names = [key for key in parameters if key not in ("seed", "progress")]
     given = {key: value for key, value in options.items() if value is not None}
+    given |= {"prompt": prompts[0]} if prompts else {}
     for key in given:
         if key not in names:
             raise ValueError(f"{key}: {name} has no such option; it has {', '.join(names)}")
@@ -78,6 +118,9 @@ def generate(run: Path, seed: int, options: dict[str, Any]) -> Samples:
     check_kinds(parameters, given)
     if given.get("count", 1) < 1:
         raise ValueError(f"count: expected an integer >= 1, got {given['count']}")
+    if len(prompts) > 1:
+        made = [method.generate(seed=seed, **{**given, "prompt": prompt}).values for prompt in prompts]
+        return Samples("texts", [text for texts in made for text in texts])
     if "progress" not in parameters:
         return method.generate(seed=seed, **given)
     with item_progress(f"{run}: steps") as show:

@@ -719,15 +719,24 @@ def evaluate(
 
 @app.command()
 def generate(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or the --out of pretrain.")],
-    prompt: Annotated[str | None, typer.Argument(help="Of texts: what to continue; default: nothing.")] = None,
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A checkpoint, the --out of pretrain, or huggingface:PATH (of texts).")
+    ],
+    prompt: Annotated[
+        list[str] | None, typer.Argument(help="Of texts: what to continue, one or several; default: nothing.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Of texts: a file of prompts, one per line, or .jsonl with the key prompt.")
+    ] = None,
     count: Annotated[
-        int | None, typer.Option(help="Number of samples; default: 1 text, 64 images, 4 waveforms.")
+        int | None, typer.Option(help="Number of samples (of each prompt); default: 1 text, 64 images, 4 waveforms.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed; each sample has draws of its own.")] = 0,
     out: Annotated[
         Path | None,
-        typer.Option(help="File of images, audio (.wav) or texts; default: samples in CHECKPOINT."),
+        typer.Option(
+            help="File of images, audio (.wav) or texts (.jsonl: with prompts); default: samples in CHECKPOINT."
+        ),
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="0: the most probable value; default: 1.")] = None,
     label: Annotated[int | None, typer.Option(help="The class, of a method that is conditioned on classes.")] = None,
@@ -743,11 +752,14 @@ def generate(
 ) -> None:
     """Draw samples of a generative method: continuations of PROMPT (gpt), a contact sheet of images, or audio."""
     from fastssl.cli.generation import generate as draw
-    from fastssl.cli.generation import parse_settings
+    from fastssl.cli.generation import parse_settings, read_prompts, write_texts
 
-    options = {"prompt": prompt, "count": count, "temperature": temperature, "label": label, "seconds": seconds}
+    if prompt and prompts is not None:
+        raise ValueError("prompt, prompts: expected one of them, got both")
+    asked = (prompt or []) if prompts is None else read_prompts(prompts)
+    options = {"count": count, "temperature": temperature, "label": label, "seconds": seconds}
     options |= {"tokens": tokens, "top_k": top_k, "top_p": top_p}
-    samples = draw(checkpoint, seed, {**options, **parse_settings(set_ or [])})
+    samples = draw(checkpoint, seed, {**options, **parse_settings(set_ or [])}, asked)
     if samples.kind == "texts":
         for text in samples.values:
             echo(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -370,6 +371,37 @@ def test_options_of_generate_are_named(texts: Path, tmp_path: Path) -> None:
         )
     made = run("generate", tmp_path / "run", "The", "--tokens", 3, "--out", tmp_path / "made.txt")
     assert (tmp_path / "made.txt").read_text().strip() in made and "1 text:" in made
+
+
+def test_texts_of_several_prompts_are_those_of_each(texts: Path, tmp_path: Path) -> None:
+    run("pretrain", "gpt", "--data", f"text:{texts}", *NETWORK, "--out", tmp_path / "run")
+    prompts, how = ["The", "My fellow citizens", "The"], ["--tokens", 5, "--count", 2, "--seed", 4]
+    alone = [run("generate", tmp_path / "run", prompt, *how) for prompt in prompts]
+    assert run("generate", tmp_path / "run", *prompts, *how) == "".join(alone)
+    (tmp_path / "p.txt").write_bytes("\ufeff".encode() + "\r\n".join(prompts).encode())
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": p, "id": 1}) + "\n" for p in prompts))
+    for name in ("p.txt", "p.jsonl"):
+        out = tmp_path / "made.jsonl"
+        printed = run("generate", tmp_path / "run", "--prompts", tmp_path / name, *how, "--out", out)
+        assert printed.startswith("".join(alone)) and "6 texts:" in printed
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+        assert [row["prompt"] for row in rows] == [prompt for prompt in prompts for _ in range(2)]
+        assert "".join(row["text"] + "\n" for row in rows) == "".join(alone)
+    for content, match in (
+        ('{"text": "a"}', "line 1: expected an object .* under 'prompt'"),
+        ("{", "line 1: Expecting"),
+    ):
+        (tmp_path / "p.jsonl").write_text(content)
+        refused = run("generate", tmp_path / "run", "--prompts", tmp_path / "p.jsonl", code=2)
+        assert re.search(match, refused), refused
+    (tmp_path / "p.txt").write_text("a\n\nb\n")
+    assert "line 2: expected a prompt, got ''" in run(
+        "generate", tmp_path / "run", "--prompts", tmp_path / "p.txt", code=2
+    )
+    assert "expected one of them, got both" in run(
+        "generate", tmp_path / "run", "a", "--prompts", tmp_path / "p.txt", code=2
+    )
+    assert "no file" in run("generate", tmp_path / "run", "--prompts", tmp_path / "none", code=2)
 
 
 def test_methods_that_are_options_of_others_are_named() -> None:
