@@ -74,6 +74,7 @@ FEW_ROWS = 4  # the original has special cases for one pair and none
 IGNORED = -100  # label of rows whose cross-entropy is 0
 COMPARED = 2**20  # entries of rows that are compared at a time
 LISTED = 2**24  # distances of a miner that are compared at a time
+LOOPED = 2**31 - 1  # entries of [N, M, M] from which on the original's triplets are made row by row
 ROUNDINGS = 16  # tolerance of the original's loss, in roundings of its largest term
 
 _RECORDS = ("collect_stats", "_record_these")
@@ -351,16 +352,21 @@ def _mined(
     _check_miner(miner, labels, ref_labels)
     if isinstance(limit, Tensor) and limit.dim() > 0:
         raise NotFused("a margin that is no number")
+    looped = len(labels) * len(ref_labels) ** 2 >= LOOPED
+    if looped and labels.dtype not in (torch.int32, torch.int64):
+        raise NotFused("anchors in the dtype of the labels, which does not index rows")
     require_values()
     same, different = _relations(labels, ref_labels)
+    pairs = (same & different.any(1)[:, None]).nonzero(as_tuple=True)
+    # As the original's: those of anchors, and all three where no anchor has a positive and a negative.
+    own = labels.dtype if looped else torch.int64
+    kinds = (own, torch.int64, torch.int64) if len(pairs[0]) else (own, own, own)
     found = []
-    for a, p in zip(*(t.split(max(1, LISTED // max(1, len(ref_labels)))) for t in same.nonzero(as_tuple=True))):
+    for a, p in zip(*(t.split(max(1, LISTED // max(1, len(ref_labels)))) for t in pairs)):
         pair, negative = wanted(a, p, different[a]).nonzero(as_tuple=True)
         found.append((a[pair], p[pair], negative))
-    if not found:
-        none = torch.empty(0, dtype=torch.int64, device=labels.device)
-        return none, none.clone(), none.clone()
-    anchors, positives, negatives = (torch.cat(column) for column in zip(*found))
+    columns = zip(*found) if found else ((pairs[0],),) * 3
+    anchors, positives, negatives = (torch.cat(column).to(kind) for column, kind in zip(columns, kinds))
     return anchors, positives, negatives
 
 
@@ -440,6 +446,8 @@ def _check_loss(loss: Any, embeddings: Tensor) -> None:
         PEER.require_own(part)
     if any(m.collect_stats for m in (loss, *parts)):
         raise NotFused("statistics are collected")
+    for part in parts:
+        _thresholds(part)
     _metric(loss)  # before there is anything in a graph of torch.compile
 
 
@@ -565,6 +573,17 @@ def _thresholds(reducer: Any) -> list[float]:
     return [plain(v) for v in given]
 
 
+def _require_sums(loss: Any, *names: str) -> None:
+    """Raises NotFused, before lists of these names are computed, for a reducer that wants every entry of one."""
+    for name in names:
+        reducer = _reducer(loss, name)
+        kind = type(reducer).__name__
+        if kind not in ("AvgNonZeroReducer", "MeanReducer", "SumReducer"):
+            raise NotFused(f"{kind} wants every entry")
+        if kind == "AvgNonZeroReducer" and _thresholds(reducer) != [0.0]:
+            raise NotFused("a threshold that was set by hand")
+
+
 def _tolerance(embeddings: Tensor, *terms: Tensor | float) -> float:
     """Tolerance between the original's losses and the fused ones: some roundings of their largest term."""
     largest = 1.0
@@ -617,25 +636,17 @@ def _reduced(
     count: Tensor,
     least: Callable[[], float] | None = None,
 ) -> dict[str, Any]:
-    """The reducer's result for a list with the given sum, number of entries above 0 and total number.
+    """The reducer's result for a list with the given sum, number of entries above 0 and total number, of which
+    :func:`_require_sums` has said that it is enough.
 
     ``least``: for a list without zeros, the margin of its smallest entry over rounding errors.
     """
     kind = type(_reducer(loss, name)).__name__
-    if kind == "AvgNonZeroReducer":
-        if least is not None:
-            require_values()
-        if _thresholds(_reducer(loss, name)) != [0.0]:
-            raise NotFused("a threshold that was set by hand")
-        if least is not None and not least() > 0:
+    if kind == "AvgNonZeroReducer" and least is not None:
+        require_values()
+        if not least() > 0:
             raise NotFused("losses at the reducer's threshold, to rounding")
-        divisor = active
-    elif kind == "MeanReducer":
-        divisor = count
-    elif kind == "SumReducer":
-        divisor = torch.ones_like(total)
-    else:
-        raise NotFused(f"{kind} wants every entry")
+    divisor = {"AvgNonZeroReducer": active, "MeanReducer": count, "SumReducer": torch.ones_like(total)}[kind]
     value = (total / divisor.clamp(min=1)).to(result_dtype(embeddings))
     return {"losses": value, "indices": None, "reduction_type": "already_reduced"}
 
@@ -678,6 +689,7 @@ def _apart(pairs: Pairs, embeddings: Tensor, metric: Metric, normalize: bool, bo
 
 
 def _contrastive(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
+    _require_sums(loss, "pos_loss", "neg_loss")
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels, listed="one by one")
     metric, normalize, sign = _metric(loss)
     _without_zeros(normalize, embeddings, ref_emb)
@@ -734,6 +746,7 @@ def _threshold_consistent(
 
 
 def _triplet(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
+    _require_sums(loss, "loss")
     if loss.swap or loss.triplets_per_anchor != "all":
         raise NotFused("swapped or sampled triplets")
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels, listed="one by one")
@@ -753,6 +766,7 @@ def _triplet(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
 
 
 def _lifted(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
+    _require_sums(loss, "loss")
     if indices is not None or ref_emb is not embeddings:
         raise NotFused("listed pairs or references")
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels)
@@ -859,6 +873,7 @@ def _of_scores(pairs: Pairs, scale: Tensor | float, normalize: bool) -> float:
 
 
 def _nt_xent(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
+    _require_sums(loss, "loss")
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels, listed="one by one")
     metric, normalize, sign = _metric(loss)
     temperature = _number(loss, "temperature", embeddings)
@@ -919,6 +934,7 @@ def _least(embeddings: Tensor, rows: Rows, largest: float, term: float) -> Calla
 
 
 def _tuplet(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
+    _require_sums(loss, "loss")
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels, listed="one by one")
     _normalised_products(loss)
     scale, margin = _number(loss, "scale", embeddings), _number(loss, "margin", embeddings)

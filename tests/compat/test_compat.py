@@ -348,6 +348,37 @@ def test_miners_of_pairs_give_the_same_lists(kind: str, distance: str) -> None:
     assert (calls["BatchEasyHardMiner"].fused, calls["PairMarginMiner"].fused) == (51, 3), calls
 
 
+@pytest.mark.parametrize("kind", ["triplets", "one class", "all apart"])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.uint8, torch.float32])
+@pytest.mark.parametrize("name", ["TripletMarginMiner", "AngularMiner", "PairMarginMiner", "BatchHardMiner"])
+def test_miners_give_indices_in_the_dtypes_of_the_library(name: str, dtype: torch.dtype, kind: str) -> None:
+    """Also where it makes triplets row by row (from 1,291 rows on, or few against many), with other dtypes."""
+    metric_learning()
+    from pytorch_metric_learning import miners
+
+    rng = torch.Generator().manual_seed(0)
+    miner = getattr(miners, name)()
+    for rows, others in ((20, 20), (4, 23171)):
+        x, r = (torch.randn(n, 2, generator=rng) for n in (rows, others))
+        y = {"one class": torch.zeros(rows), "all apart": torch.arange(rows) + 100}.get(kind, torch.arange(rows))
+        classes = torch.zeros(others) if kind == "one class" else torch.arange(others).clamp(max=99)
+        given = x, y.to(dtype), r, classes.to(dtype)
+        found: list[Any] = []
+        for patched in (False, True):
+            if patched:
+                fastssl.patch("pytorch_metric_learning")
+            try:
+                found.append(miner(*given))
+            except Exception as error:  # anchors of other dtypes index nothing
+                found.append(type(error))
+        fastssl.unpatch()
+        if isinstance(found[0], type):
+            assert found[1] is found[0]
+            continue
+        for before, after in zip(*found, strict=True):
+            assert before.dtype == after.dtype and torch.equal(before, after)
+
+
 @pytest.mark.parametrize("margins", [(0.5, 0.5), (1.0, 0.0), (0.9, -1.0), (-2.0, 2.0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_pairs_at_a_margin_count_as_the_originals(margins: tuple[float, float], dtype: torch.dtype) -> None:

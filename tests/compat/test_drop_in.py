@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import importlib.metadata
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import fastssl
+from fastssl.functional._pairs import Pairs
 from tests.support.peers import lightly, metric_learning, package
 
 ROWS, SIZE = 32, 16
@@ -217,6 +219,36 @@ def test_reducers_that_compare_losses_with_a_number(name: str, reducer: str, dty
     before = float(loss(x, y))
     fastssl.patch("pytorch_metric_learning")
     assert float(loss(x, y)) == pytest.approx(before, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("reducer", ["DivisorReducer", "ThresholdReducer", "ClassWeightedReducer", "by hand", "tensor"])
+@pytest.mark.parametrize("name", sorted({name for name, *_ in LEARNED} - {"MarginLoss"}))  # which has its own reducers
+def test_a_reducer_without_a_kernel_is_found_before_the_loss_is_computed(
+    name: str, reducer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pml = metric_learning()
+    from pytorch_metric_learning import reducers
+
+    makes = {
+        "DivisorReducer": reducers.DivisorReducer,
+        "ThresholdReducer": lambda: reducers.ThresholdReducer(low=0.1),
+        "ClassWeightedReducer": lambda: reducers.ClassWeightedReducer(torch.ones(8)),
+        "by hand": reducers.AvgNonZeroReducer,
+        "tensor": lambda: reducers.ThresholdReducer(low=0.1),
+    }
+    loss = getattr(pml.losses, name)(**next(c[3] for c in LEARNED if c[0] == name), reducer=makes[reducer]())
+    if reducer == "by hand":
+        loss.reducer.low = 0.3
+    if reducer == "tensor":
+        loss.reducer.low = torch.tensor([0.1, 0.2])
+    computed = []
+    reduce = Pairs.reduce
+    monkeypatch.setattr(Pairs, "reduce", lambda self, *a, **o: computed.append(1) or reduce(self, *a, **o))
+    fastssl.patch("pytorch_metric_learning")
+    with contextlib.suppress(Exception):  # some of the library's reducers want more than its losses give
+        loss(_rows(), _labels())
+    calls = fastssl.patched()["pytorch_metric_learning"][name]
+    assert calls.fused or not computed, calls
 
 
 @pytest.mark.parametrize(
