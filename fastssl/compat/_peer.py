@@ -232,8 +232,7 @@ class Peer:
 
     def know(self, owner: type, method: str, family: tuple[str, ...]) -> None:
         """Looks at a patched class and its family beforehand, which torch.compile cannot trace."""
-        kinds = [getattr(sys.modules[owner.__module__], name, None) for name in family]
-        for kind in (owner, *(k for k in kinds if isinstance(k, type))):
+        for kind in (owner, *(k for k in owner.__subclasses__() if k.__name__ in family)):
             with contextlib.suppress(NotFused):
                 self._require_class(kind, (owner, method))
 

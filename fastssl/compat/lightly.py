@@ -1,5 +1,5 @@
-"""lightly: NT-Xent (with and without its memory bank), decoupled contrastive losses and LeJEPA's SIGReg, in one process
-or several; VICReg, KoLeo, MACL and the hypersphere loss in one."""
+"""lightly: NT-Xent (with and without its memory bank), decoupled contrastive losses, VICReg and LeJEPA's SIGReg, in one
+process or several; KoLeo, MACL and the hypersphere loss in one."""
 
 from __future__ import annotations
 
@@ -31,11 +31,13 @@ from fastssl.functional.gaussian import epps_pulley
 from fastssl.ops.characteristic import characteristic
 from fastssl.ops.draws import drawing_apart
 
+_NT_XENT = {
+    **dict.fromkeys(("temperature", "memory_bank", "gather_distributed", "eps")),
+    "cross_entropy": default(lambda: nn.CrossEntropyLoss(reduction="mean")),
+}
 KNOWN = {
-    "NTXentLoss": {
-        **dict.fromkeys(("temperature", "memory_bank", "gather_distributed", "eps")),
-        "cross_entropy": default(lambda: nn.CrossEntropyLoss(reduction="mean")),
-    },
+    "NTXentLoss": _NT_XENT,
+    "DirectCLRLoss": {**_NT_XENT, "loss_dim": None},
     "DCLLoss": dict.fromkeys(("temperature", "weight_fn", "gather_distributed")),
     "DCLWLoss": dict.fromkeys(("temperature", "weight_fn", "gather_distributed")),
     "VICRegLoss": dict.fromkeys(("lambda_param", "mu_param", "nu_param", "gather_distributed", "eps")),
@@ -61,7 +63,7 @@ def targets() -> list[Target]:
     from lightly.loss.vicreg_loss import VICRegLoss
 
     found = [
-        Target(NTXentLoss, "forward", _nt_xent, _probe),
+        Target(NTXentLoss, "forward", _nt_xent, _probe, ("DirectCLRLoss",)),
         *(Target(owner, "forward", _dcl, _probe, min_rows=MATRIX) for owner in (DCLLoss, DCLWLoss)),
         Target(VICRegLoss, "forward", _vicreg, _probe),
         Target(KoLeoLoss, "forward", _koleo, _probe_koleo, min_rows=MATRIX),
@@ -157,9 +159,14 @@ def _dcl(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
         sigma = value
     out0, out1 = multiplied(*lasting(*of_one_dtype(out0, out1)))
     if _gathered(loss):
-        if sigma is not None:
-            raise NotFused("weights of this process's rows alone")
-        return F.dcl(out0, out1, temperature=temperature, reduction="none", group="world").mean()
+        total = F.dcl(out0, out1, temperature=temperature, reduction="none", group="world").mean()
+        if sigma is None:
+            return total
+        # Weights of the positives among this process's rows alone: negatives are those of all.
+        full = torch.promote_types(out0.dtype, torch.float32)
+        x, y = (torch.nn.functional.normalize(t.to(full), dim=1) for t in (out0, out1))
+        weights, cosines = negative_mises_fisher_weights(x, y, sigma), (x * y).sum(1)
+        return total + ((1 - weights) * cosines / temperature).mean()
     return F.dcl(out0, out1, temperature=temperature, sigma=sigma)
 
 
@@ -213,15 +220,21 @@ def _vicreg(loss: Any, z_a: Tensor, z_b: Tensor) -> Tensor:
     if z_a.shape != z_b.shape or z_a.device != z_b.device or len(z_a) < 2:
         raise NotFused("shapes or devices that differ, or one row")
     z_a, z_b = of_one_dtype(z_a, z_b)
-    if _gathered(loss):
-        raise NotFused("rows of several processes")
     names = {"lambda_param": "invariance", "mu_param": "variance", "nu_param": "covariance", "eps": "eps"}
     if any(isinstance(v := getattr(loss, name), Tensor) and v.dim() > 0 for name in names):
         raise NotFused("weights that are no numbers")
     options = {ours: number(theirs, getattr(loss, theirs), z_a) for theirs, ours in names.items()}
     if not all(plain(value) >= 0 for value in options.values()):
         raise NotFused("a negative weight or eps")
-    return F.vicreg(z_a, z_b, **options)
+    if not _gathered(loss):
+        return F.vicreg(z_a, z_b, **options)
+    from lightly.utils import dist
+
+    # Variances and covariances of all rows, and the distance of this process's own views.
+    full = torch.promote_types(z_a.dtype, torch.float32)
+    own = options["invariance"] * torch.nn.functional.mse_loss(z_a.to(full), z_b.to(full))
+    every = (torch.cat(dist.gather(z)) for z in (z_a, z_b))
+    return own + F.vicreg(*every, **{**options, "invariance": 0.0})
 
 
 def _probe_koleo(original: Callable[..., Tensor], loss: Any, x: Tensor) -> Tensor:

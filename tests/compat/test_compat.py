@@ -461,15 +461,17 @@ def test_wrong_names() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", ["NTXentLoss", "NTXentLoss-bank", "DCLLoss", "DCLWLoss"])
+@pytest.mark.parametrize("name", ["NTXentLoss", "NTXentLoss-bank", "DirectCLRLoss", "DCLLoss", "DCLWLoss"])
 def test_lightly(name: str, dtype: torch.dtype) -> None:
     lightly()
     from lightly.loss.dcl_loss import DCLLoss, DCLWLoss
+    from lightly.loss.directclr_loss import DirectCLRLoss
     from lightly.loss.ntx_ent_loss import NTXentLoss
 
     torch.manual_seed(0)
     x, other = (torch.randn(50, 16, dtype=dtype, requires_grad=True) for _ in range(2))
     loss = {
+        "DirectCLRLoss": lambda: DirectCLRLoss(8, temperature=0.2),
         "NTXentLoss": lambda: NTXentLoss(temperature=0.2),
         "NTXentLoss-bank": lambda: NTXentLoss(temperature=0.2, memory_bank_size=(200, 16)),
         "DCLLoss": lambda: DCLLoss(temperature=0.2),
@@ -483,7 +485,8 @@ def test_lightly(name: str, dtype: torch.dtype) -> None:
     else:
         state = copy.deepcopy(loss)
         _check("lightly", lambda: copy.deepcopy(state)(x, other), [x, other])
-    assert fastssl.patched()["lightly"][name.split("-")[0]].fused == 1
+    owner = "NTXentLoss" if name == "DirectCLRLoss" else name.split("-")[0]
+    assert fastssl.patched()["lightly"][owner].fused == 1
     loss.gather_distributed = False
     loss(x.bfloat16(), other.bfloat16()) if "bank" not in name else None
 

@@ -38,17 +38,21 @@ def open_clip() -> Iterator[tuple[str, Call]]:
 
 def lightly() -> Iterator[tuple[str, Call]]:
     peers.lightly()
-    from lightly.loss.dcl_loss import DCLLoss
+    from lightly.loss.dcl_loss import DCLLoss, DCLWLoss
+    from lightly.loss.directclr_loss import DirectCLRLoss
     from lightly.loss.ntx_ent_loss import NTXentLoss
+    from lightly.loss.vicreg_loss import VICRegLoss
 
-    for kind in (NTXentLoss, DCLLoss):
+    for kind in (NTXentLoss, DCLLoss, DCLWLoss, functools.partial(DirectCLRLoss, 4)):
         loss = kind(0.3, gather_distributed=True)
 
         def call(x: Tensor, y: Tensor, s: Tensor, b: Tensor, loss: Any = loss) -> Tensor:
             loss.temperature = 1 / s
             return loss(x, y) + 0 * b
 
-        yield kind.__name__, call
+        yield type(loss).__name__, call
+    decorrelated = VICRegLoss(gather_distributed=True)
+    yield "VICRegLoss", lambda x, y, s, b: decorrelated(x, y) + 0 * (s + b)
     if importlib.util.find_spec("lightly.loss.lejepa_loss"):
         from lightly.loss.lejepa_loss import SIGReg
 
