@@ -8,6 +8,7 @@ import numbers
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import forward_ad
 
 from fastssl._options import plain
 
@@ -154,6 +155,11 @@ def value(
 def _widened(scalar: Tensor) -> Tensor:
     """A scalar of 16 bits in float32: they can hold neither its inverse nor parts of its gradient that cancel."""
     return scalar.float() if scalar.dtype in (torch.float16, torch.bfloat16) else scalar
+
+
+def forward_mode() -> bool:
+    """Whether tensors may carry tangents: within torch.func.jvp or torch.autograd.forward_ad."""
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
 
 
 def traced(t: Tensor) -> bool:

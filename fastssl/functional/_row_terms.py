@@ -84,11 +84,17 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         weights, sums = ctx.saved_tensors
         return grad @ sums.T, weighted_sums(weights, grad)
+
+    @staticmethod
+    def jvp(ctx: Any, of_weights: Tensor, of_sums: Tensor) -> Tensor:
+        weights, sums = ctx.saved_tensors
+        return of_weights @ sums + weights @ of_sums
 
 
 def spread(weights: Tensor, sums: Tensor) -> Tensor:

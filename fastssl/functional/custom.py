@@ -152,7 +152,8 @@ def pair_loss(
         how = Metric.dot if score == "cosine" else Metric[score], score == "cosine", backend
         values = travelling(values_of, x, shared, *how, *parameters, matrices=_TEMPORARIES)
     else:
-        again = torch.compiler.is_compiling() or torch.jit.is_tracing() or transforms() or backend == "reference"
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or transforms()
+        again = traced or backend == "reference" or check.forward_mode()
         values = (_traced_strips if again else _Strips.apply)(rows_of, strip, x, y, *parameters)
     if reduction == "none":
         return values
@@ -219,8 +220,8 @@ def _traced_strips(
     rows_of: Callable[..., Tensor], strip: int, x: Tensor, y: Tensor | None, *parameters: Tensor
 ) -> Tensor:
     """The same in a graph or a transform of torch.func, which cannot hold the gradient that ``_Strips`` takes within
-    its backward pass, and by the reference backend, which has second derivatives. Transforms know no checkpoints: the
-    scores of all strips are kept.
+    its backward pass, in forward mode, and by the reference backend, which has second derivatives. Transforms know no
+    checkpoints: the scores of all strips are kept.
 
     Not by others in eager mode: a node for each of 256 strips of 64 rows leaves 970 MB of the heap in pieces,
     ``_Strips`` 90.

@@ -170,8 +170,9 @@ def _select(
     largest = nearest_first == (kernel == Metric.dot)
     with torch.no_grad():
         least = least_length(metric == "cosine", x.dtype)
-        values, indices = dispatch(NEAREST, backend, x.device, x, y, k, kernel, least, largest, exclude_self)
-    if torch.is_grad_enabled() and (x.requires_grad or keys.requires_grad):
+        given = x.detach(), None if y is None else y.detach()
+        values, indices = dispatch(NEAREST, backend, x.device, *given, k, kernel, least, largest, exclude_self)
+    if check.forward_mode() or (torch.is_grad_enabled() and (x.requires_grad or keys.requires_grad)):
         return _distances(x, keys[indices], metric), indices
     return (1 - values if metric == "cosine" else values), indices
 

@@ -225,13 +225,14 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> T
     Source: Caron et al., SwAV, 2020, eq. 3-5; Cuturi, 2013.
     """
     check.matrix("scores", scores)
+    scores = scores.detach()  # of tangents, too, which no_grad lets through
     epsilon = check.number("epsilon", epsilon, positive=True)
     iterations = check.count("iterations", iterations)
     shards = current()
     if shards is not None:  # columns are those of all processes' rows
         counts = layout(shards, "scores", scores)
         with unsharded():
-            every = sinkhorn(gather(shards, scores.detach(), counts), epsilon=epsilon, iterations=iterations)
+            every = sinkhorn(gather(shards, scores, counts), epsilon=epsilon, iterations=iterations)
         return every.split(counts)[shards.rank]
     result = torch.promote_types(scores.dtype, torch.float32)
     logits = scores.to(torch.float64 if epsilon < 1e-30 else result) / epsilon
