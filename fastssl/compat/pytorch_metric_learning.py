@@ -646,8 +646,9 @@ def _reduced(
         require_values()
         if not least() > 0:
             raise NotFused("losses at the reducer's threshold, to rounding")
-    divisor = {"AvgNonZeroReducer": active, "MeanReducer": count, "SumReducer": torch.ones_like(total)}[kind]
-    value = (total / divisor.clamp(min=1)).to(result_dtype(embeddings))
+    if kind != "SumReducer":
+        total = total / (active if kind == "AvgNonZeroReducer" else count).clamp(min=1)
+    value = total.to(result_dtype(embeddings))
     return {"losses": value, "indices": None, "reduction_type": "already_reduced"}
 
 
@@ -703,15 +704,16 @@ def _contrastive(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_e
     )
     twice = 2 if whole else 1  # both orders of a pair are listed
     positive, positive_active, negative, negative_active = (column.sum() * twice for column in rows.out)
+    positives, negatives = rows.positives.sum(), rows.negatives.sum()
     # The distance, or the similarity, of equal rows; products of rows of any length have none.
     identical = plain(loss.pos_margin) == (0 if sign > 0 else 1) and (sign > 0 or bool(normalize))
     if identical:
         require_values()
-    if identical and bool(positive_active != rows.positives.sum()):
+    if identical and bool(positive_active != positives):
         raise NotFused("positive pairs at no distance, which the original's rounding decides about")
     return {
-        "pos_loss": _reduced(loss, "pos_loss", embeddings, positive, positive_active, rows.positives.sum()),
-        "neg_loss": _reduced(loss, "neg_loss", embeddings, negative, negative_active, rows.negatives.sum()),
+        "pos_loss": _reduced(loss, "pos_loss", embeddings, positive, positive_active, positives),
+        "neg_loss": _reduced(loss, "neg_loss", embeddings, negative, negative_active, negatives),
     }
 
 
