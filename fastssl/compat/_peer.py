@@ -232,7 +232,8 @@ class Peer:
 
     def know(self, owner: type, method: str, family: tuple[str, ...]) -> None:
         """Looks at a patched class and its family beforehand, which torch.compile cannot trace."""
-        for kind in (owner, *(k for k in owner.__subclasses__() if k.__name__ in family)):
+        inherited: list[type] = owner.__subclasses__()
+        for kind in (owner, *(k for k in inherited if k.__name__ in family)):
             with contextlib.suppress(NotFused):
                 self._require_class(kind, (owner, method))
 

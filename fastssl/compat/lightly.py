@@ -233,8 +233,9 @@ def _vicreg(loss: Any, z_a: Tensor, z_b: Tensor) -> Tensor:
     # Variances and covariances of all rows, and the distance of this process's own views.
     full = torch.promote_types(z_a.dtype, torch.float32)
     own = options["invariance"] * torch.nn.functional.mse_loss(z_a.to(full), z_b.to(full))
-    every = (torch.cat(dist.gather(z)) for z in (z_a, z_b))
-    return own + F.vicreg(*every, **{**options, "invariance": 0.0})
+    every_a, every_b = (torch.cat(dist.gather(z)) for z in (z_a, z_b))
+    options["invariance"] = 0.0
+    return own + F.vicreg(every_a, every_b, **options)
 
 
 def _probe_koleo(original: Callable[..., Tensor], loss: Any, x: Tensor) -> Tensor:
