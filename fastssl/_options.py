@@ -33,6 +33,8 @@ def integer(name: str, given: Any, low: int, high: int | None = None, *, also: s
     Raises:
         ValueError: another value, a bool among them, or one out of range.
     """
+    if type(given) is int and low <= given and (high is None or given <= high):
+        return given
     given = plain(given)
     whole = isinstance(given, numbers.Integral) and not isinstance(given, bool)
     if not whole or given < low or (high is not None and given > high):

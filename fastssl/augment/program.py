@@ -144,6 +144,8 @@ class Augment(nn.Module):
         mean, std = [0.0] * channels, [1.0] * channels
         if normalize is not None:
             mean, std = normalize.means(channels), normalize.stds(channels)
+        crop = steps[0]
+        self._least = crop.least() if isinstance(crop, CenterCrop) else (1, 1)  # of images
         self._output = kernels.Output(*size, dtype, channels_last, tuple(mean), tuple(std))
         self._program = np.zeros((len(steps), kernels.ROW))
         names: list[str] = []
@@ -181,18 +183,17 @@ class Augment(nn.Module):
     ) -> Params:
         """Draws the random parameters for images of ``sizes`` [B, 2] (height, width)."""
         sizes = np.ascontiguousarray(np.asarray(sizes, dtype=np.int64).reshape(-1, 2))
-        if (sizes < 1).any():
-            raise ValueError("sizes: expected at least one pixel")
-        crop = self.operations[0]
-        if isinstance(crop, CenterCrop):
-            small = (sizes < crop.least()).any(1)
-            if small.any():
-                k, (height, width) = int(small.argmax()), crop.least()
-                raise ValueError(
-                    f"images[{k}]: the crop does not fit the image of {sizes[k, 0]} x {sizes[k, 1]} pixels; expected "
-                    f"at least {height} x {width}, or a resize before the crop ({type(crop).__name__}({crop.size}, "
-                    f"resize={max(height, width)}))"
-                )
+        small = (sizes < self._least).any(1)
+        if small.any():
+            k, (height, width), crop = int(small.argmax()), self._least, self.operations[0]
+            if self._least == (1, 1) or (sizes < 1).any():
+                raise ValueError("sizes: expected at least one pixel")
+            assert isinstance(crop, CenterCrop)
+            raise ValueError(
+                f"images[{k}]: the crop does not fit the image of {sizes[k, 0]} x {sizes[k, 1]} pixels; expected "
+                f"at least {height} x {width}, or a resize before the crop ({type(crop).__name__}({crop.size}, "
+                f"resize={max(height, width)}))"
+            )
         rows = np.arange(len(sizes)) if ids is None else np.asarray(ids).reshape(-1)
         if rows.shape != (len(sizes),) or (len(rows) and rows.dtype.kind not in "iu"):
             raise ValueError(f"ids: expected {len(sizes)} integers, got {rows.dtype} of shape {rows.shape}")
