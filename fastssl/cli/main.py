@@ -288,7 +288,7 @@ def pretrain(
     With --resume, options that are not given are those of the run.
     """
     from fastssl.cli.evaluation import data_of, leaving_out
-    from fastssl.cli.plan import plan
+    from fastssl.cli.plan import plan, views_of
     from fastssl.cli.recipes import (
         build_method,
         check_rate,
@@ -467,6 +467,9 @@ def pretrain(
         arguments = {"temperature": temperature, "spatial": spatial, "settings": chosen.method}
         model = build_method(method, encoder_options, source, settings.seed, init=init, **arguments)
         replace_views(model, augment, state)
+        if augment is not None and is_rank_zero() and not dry_run:
+            for line in views_of(model):
+                echo(line)
         method_options = options_for(method, source.embedded, **arguments)
     model.started_from = start
     if dry_run:

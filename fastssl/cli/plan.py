@@ -31,6 +31,12 @@ STEPS, SECONDS = 4, 60  # measured steps, the first for warm-up; none is started
 STATES = {"adamw": 2, "sgd": 1, "lars": 1, "muon": 2}  # optimiser state per element, but for Muon's matrices
 
 
+def views_of(method: ImageMethod) -> Iterator[str]:
+    """A line for each view, its operations."""
+    for k, program in enumerate(method.augment.programs):
+        yield f"view {k}: " + " -> ".join(map(repr, program.steps))
+
+
 def plan(
     method: Method, source: Source, options: Pretraining, kept: dict[str, Any], encoder: dict[str, Any]
 ) -> Iterator[str]:
@@ -56,8 +62,7 @@ def plan(
     batch = method.examples(items, options.seed, ids=ids)
     yield "a batch: " + ", ".join(f"{[rows, *part.shape[1:]]} {str(part.dtype)[6:]}" for part in method.inputs(batch))
     if isinstance(method, ImageMethod):
-        for k, program in enumerate(method.augment.programs):
-            yield f"view {k}: " + " -> ".join(map(repr, program.steps))
+        yield from views_of(method)
     trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
     inner: Any = getattr(method, network)
     of_encoder = sum(p.numel() for p in inner.parameters())
