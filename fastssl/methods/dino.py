@@ -36,6 +36,7 @@ class DINO(ImageMethod):
     paper = "Caron et al. 2021"
     predicts = "the target network's prototypes of the global views"
     loss = "cross-entropy with a centred softmax"
+    local_views = True
     min_rows = 2  # batch norm of rows
 
     def __init__(

@@ -51,6 +51,7 @@ class IBOT(PatchMethod):
     paper = "Zhou et al. 2022"
     predicts = "the target network's prototypes of the global views and of hidden patches"
     loss = "cross-entropy with a centred softmax"
+    local_views = True
     min_rows = 2  # batch norm of rows
 
     def __init__(
@@ -97,8 +98,7 @@ class IBOT(PatchMethod):
         *views, gone = batch.views
         both, mask = torch.cat(views[:2]), gone.transpose(0, 1).flatten(0, 1)
         features, online = self.encoder.network(both, mask, self.token), self.heads
-        fixed: IBOTHead = self.target.network[1]  # type: ignore[index]
-        student, teacher = online(features), self.target(both)
+        student, teacher, fixed = online(features), self.target(both), self.target.network[1]  # type: ignore[index]
         images = [*online.image.logits(student[:, 0]).chunk(2), *(online.image(self.embed(view)) for view in views[2:])]
         wanted = fixed.image.logits(teacher[:, 0])
         loss = self.cross_entropy(torch.stack(images), torch.stack(wanted.chunk(2)), self.centers[0])

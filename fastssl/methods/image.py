@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastssl.augment import HALF, Augment, DINOAugment, Views
+from fastssl.augment import HALF, Augment, DINOAugment, Views, as_views
 from fastssl.data.batch import Batch
 from fastssl.data.source import Item
 from fastssl.data.views import CenterCropExamples, labels_of, planned_views_of, reduction_of, views_of
@@ -39,6 +39,7 @@ class ImageMethod(Method):
     channels: ClassVar[int] = 3  # default of the command line
     needs_colors: ClassVar[bool] = False  # requires RGB images
     replaceable_views: ClassVar[bool] = True  # by others (``replace_views``)
+    local_views: ClassVar[bool] = False  # takes further views, of any size, behind two of the encoder's
 
     def __new__(cls, encoder: Any = None, *_: Any, **__: Any) -> Any:
         # In __new__, because methods read the encoder's size before they call super().__init__().
@@ -59,32 +60,32 @@ class ImageMethod(Method):
         if spatial and isinstance(encoder.network, Backbone):
             self.has_unused_parameters = True  # layers of the backbone behind the feature map get no gradient
 
-    def replace_views(self, views: Views) -> None:
+    def replace_views(self, augment: Any) -> None:
         """Takes the operations of other views, with the normalisation and dtype of the method's own: evaluation and
         exports make images of these.
 
         Args:
-            views: as many as the method's own, of their sizes, or one that stands for all. Of multi-crop any number:
-                two global ones of the encoder's size first.
+            augment: whatever :func:`fastssl.augment.as_views` takes: as many views as the method's own, of their sizes,
+                or one that stands for all. Methods with multi-crop take any number behind two global ones of the
+                encoder's size.
 
         Raises:
             ValueError: another number of views, other sizes, or a method that makes its views by its own rules.
         """
-        name, own, given = type(self).__name__, self.augment.programs, views.programs
+        name, own = type(self).__name__, self.augment.programs
         if not self.replaceable_views:
             raise ValueError(f"augment: {name} makes its views by rules of its own, and takes no others")
+        views = as_views(augment, self.encoder.size)
+        given = views.programs
         if type(views).forward is not Views.forward:
             raise ValueError(f"augment: expected programs alone, got {type(views).__name__} with a forward of its own")
-        sizes, wanted = [program.size for program in given], [program.size for program in own]
-        several = len({*wanted}) > 1  # multi-crop: two global views, and local ones
-        if len(given) == 1 and not several:
-            given, sizes = given * len(own), sizes * len(own)
-        fits = len(sizes) > 1 and sizes[:2] == wanted[:2] if several else sizes == wanted
-        if not fits:
-            raise ValueError(
-                f"augment: {name} takes {len(wanted)} views of {wanted} pixels"
-                f"{' (the two of the first size, and others of any)' if several else ''}, got {len(sizes)} of {sizes}"
-            )
+        wanted = [program.size for program in own[: 2 if self.local_views else None]]
+        if len(given) == 1:
+            given = given * len(wanted)
+        sizes = [program.size for program in given]
+        if (sizes[:2] if self.local_views else sizes) != wanted:
+            more = " and further ones of any" if self.local_views else ""
+            raise ValueError(f"augment: {name} takes views of {wanted} pixels{more}, got {sizes}")
         made: list[Augment] = []
         for k, program in enumerate(given):
             like = own[min(k, len(own) - 1)]

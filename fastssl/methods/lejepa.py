@@ -33,6 +33,7 @@ class LeJEPA(ImageMethod):
     paper = "Balestriero and LeCun 2025"
     predicts = "the mean projection of the global views"
     loss = "squared distance, and a test of projections for N(0, 1)"
+    local_views = True
     min_rows = 2
 
     def __init__(

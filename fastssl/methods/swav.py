@@ -38,6 +38,7 @@ class SwAV(ImageMethod):
     paper = "Caron et al. 2020"
     predicts = "the cluster of the other view"
     loss = "cross-entropy of assignments"
+    local_views = True
     min_rows = 2
 
     def __init__(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fastssl.augment import Views, as_views
+from fastssl.augment import Views
 from fastssl.augment.saved import from_json, to_json
 from fastssl.data import Source, Windows, open_splits
 from fastssl.data import open as open_source
@@ -267,7 +267,7 @@ def replace_views(method: Method, augment: Any, state: dict[str, Any] | None = N
     if not isinstance(method, ImageMethod):
         raise ValueError(f"augment: expected a method of images, got {name_of(method)}")
     if augment is not None:
-        method.replace_views(as_views(augment, method.encoder.size))
+        method.replace_views(augment)
     elif state and state.get("views"):
         method.augment = from_json(state["views"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 import fastssl.data
 import fastssl.functional as F
 from fastssl.augment import Augment, ColorizationAugment, RandomResizedCrop, RelativePatchAugment, Views
+from fastssl.augment.saved import from_json, to_json
 from fastssl.cli.recipes import build_method, encoder_for
 from fastssl.data import ArraySource, Batch, Item, Source, emoji
 from fastssl.evaluate import clustering_scores
@@ -102,6 +104,20 @@ def test_methods_describe_themselves(name: str) -> None:
     lines = source.read_text().splitlines()
     assert len(lines) <= 130, f"{source.name} has {len(lines)} lines"
     assert not any(word in source.read_text() for word in ("optimizer", "DataLoader", ".to(device", "SummaryWriter"))
+
+
+@pytest.mark.parametrize("name", IMAGE_METHODS)
+def test_views_of_methods_are_kept_and_replaced(name: str) -> None:
+    """By themselves: the same examples. Methods whose views are a part of their task take no others."""
+    method, items = build(name), data().items(range(4))
+    before, kept = method.examples(items, 3), from_json(json.loads(json.dumps(to_json(method.augment))))
+    if not method.replaceable_views:
+        with pytest.raises(ValueError, match="makes its views by rules of its own"):
+            method.replace_views(kept)
+        return
+    method.replace_views(kept)
+    for one, other in zip(method.inputs(before), method.inputs(method.examples(items, 3)), strict=True):
+        assert torch.equal(one, other)
 
 
 # A target that moves away again, layers that are trained one after the other, losses that first rise.
