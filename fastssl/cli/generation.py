@@ -109,7 +109,7 @@ def generate(run: Path, seed: int, options: dict[str, Any], prompts: Sequence[st
     parameters = inspect.signature(method.generate).parameters
     names = [key for key in parameters if key not in ("seed", "progress")]
     given = {key: value for key, value in options.items() if value is not None}
-    given |= {"prompt": prompts[0]} if prompts else {}
+    given |= {"prompt": prompts} if prompts else {}
     for key in given:
         if key not in names:
             raise ValueError(f"{key}: {name} has no such option; it has {', '.join(names)}")
@@ -118,9 +118,6 @@ def generate(run: Path, seed: int, options: dict[str, Any], prompts: Sequence[st
     check_kinds(parameters, given)
     if given.get("count", 1) < 1:
         raise ValueError(f"count: expected an integer >= 1, got {given['count']}")
-    if len(prompts) > 1:
-        made = [method.generate(seed=seed, **{**given, "prompt": prompt}).values for prompt in prompts]
-        return Samples("texts", [text for texts in made for text in texts])
     if "progress" not in parameters:
         return method.generate(seed=seed, **given)
     with item_progress(f"{run}: steps") as show:

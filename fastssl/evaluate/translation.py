@@ -135,14 +135,14 @@ def finetune_translation(
             batch = task.batch(test[first : first + _ROWS])
             count = method.terms(batch)
             nats, terms = nats + float(method(batch)) * count, terms + count
-        texts = []
-        never = unwritten(network, tokenizer)
+        texts: list[str] = []
+        how: dict[str, Any] = {"end": tokenizer.sep, "temperature": 0, "never": unwritten(network, tokenizer)}
         with progress_bar("translation") as show:
-            for k, row in enumerate(test):
-                how: dict[str, Any] = {"end": tokenizer.sep, "temperature": 0, "never": never}
-                written = generate_target(method.network, task.rows[int(row)][0], network.length, **how)[0]
-                texts.append(tokenizer.decode(written))
-                show(k + 1, len(test))
+            for first in range(0, len(test), _ROWS):
+                sources = [task.rows[int(row)][0] for row in test[first : first + _ROWS]]
+                written = generate_target(method.network, sources, network.length, **how)
+                texts += [tokenizer.decode(ids) for ids in written]
+                show(len(texts), len(test))
     scores = text_scores(texts, [pairs.pair(int(row))[1] for row in test])
     return Translated(scores, nats / terms, texts, task.cut)
 

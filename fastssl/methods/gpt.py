@@ -20,7 +20,7 @@ from fastssl.data.corruption import IGNORED, Draws, Ragged
 from fastssl.data.tokenizer import Tokenizer
 from fastssl.methods.text import TextMethod
 from fastssl.models.architectures import CAUSAL
-from fastssl.models.generation import check_samples, generate, unwritten
+from fastssl.models.generation import check_samples, generate, texts_of, unwritten
 from fastssl.models.language import LanguageModel
 from fastssl.models.samples import Samples
 
@@ -82,7 +82,7 @@ class GPT(TextMethod):
         count: int = 1,
         seed: int = 0,
         *,
-        prompt: str = "",
+        prompt: str | Sequence[str] = "",
         tokens: int = 100,
         temperature: float = 1.0,
         top_k: int | None = None,
@@ -91,20 +91,23 @@ class GPT(TextMethod):
         """Continuations of a prompt; without one, of the start of a document. They end with the document.
 
         Args:
-            count: number of continuations.
+            count: number of continuations of each prompt.
             seed: seed of all draws.
-            prompt: the text to continue.
+            prompt: the text to continue; or several, whose continuations follow one another. They are made in batches,
+                and those of a prompt do not depend on the others.
             tokens: tokens to add, at most.
             temperature, top_k, top_p: see :func:`fastssl.models.generate`.
         """
         check_samples(count, tokens)
         t = self.tokenizer
-        start = np.concatenate([[t.begin], t.encode([prompt])[0]]) if prompt.strip() else np.array([t.begin])
+        prompts = [text if text.strip() else "" for text in texts_of(prompt)]
+        starts = [np.array([t.begin, *(t.encode([text])[0] if text else ())]) for text in prompts]
         never = unwritten(self.network, t)
         options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-        made = generate(self.network, start, tokens, rows=count, seed=seed, never=never, **options)
+        made = generate(self.network, starts, tokens, rows=count, seed=seed, never=never, **options)
         texts = []
-        for row in made:
-            ends = np.flatnonzero(row[len(start) :] == t.sep)  # the end of the document
-            texts.append(t.decode(row[1 : len(start) + ends[0] if len(ends) else None]))
+        for start, rows in zip(starts, made, strict=True):
+            for row in rows:
+                ends = np.flatnonzero(row[len(start) :] == t.sep)  # the end of the document
+                texts.append(t.decode(row[1 : len(start) + ends[0] if len(ends) else None]))
         return Samples("texts", texts)

@@ -19,16 +19,12 @@ from fastssl.data.batch import TokenBatch
 from fastssl.data.corruption import IGNORED, OBJECTIVES, Draws, corrupt
 from fastssl.data.tokenizer import Tokenizer
 from fastssl.methods.text import TextMethod
-from fastssl.models.generation import check_samples, generate_target, unwritten
+from fastssl.models.generation import check_samples, generate_target, texts_of, unwritten
 from fastssl.models.language import LanguageModel
 from fastssl.models.samples import Samples
 
 MASK = "[MASK]"
-
-
-def _split(text: str) -> list[str]:
-    """A text cut at sentinels and masks, which are every second part."""
-    return re.split(rf"\s*(<extra_id_\d\d?>|{re.escape(MASK)})", text)
+_SPECIAL = rf"\s*(<extra_id_\d\d?>|{re.escape(MASK)})"
 
 
 class T5(TextMethod):
@@ -76,7 +72,7 @@ class T5(TextMethod):
         count: int = 1,
         seed: int = 0,
         *,
-        prompt: str = "",
+        prompt: str | Sequence[str] = "",
         tokens: int = 100,
         temperature: float = 1.0,
         top_k: int | None = None,
@@ -86,22 +82,27 @@ class T5(TextMethod):
         ``[MASK]`` is a mask.
 
         Args:
-            count: number of targets.
+            count: number of targets of each prompt.
             seed: seed of all draws.
-            prompt: the encoder's input.
+            prompt: the encoder's input; or several, whose targets follow one another, each as if it were alone.
             tokens: tokens to write, at most.
             temperature, top_k, top_p: see :func:`fastssl.models.generate_target`.
         """
         check_samples(count, tokens)
         t = self.tokenizer
-        parts = [t.encode([part])[0] if k % 2 == 0 else self._special(part) for k, part in enumerate(_split(prompt))]
+        sources = [self._source(text) for text in texts_of(prompt)]
+        never = unwritten(self.network, t, t.sentinels)
+        how: dict[str, Any] = {"rows": count, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+        made = generate_target(self.network, sources, tokens, end=t.sep, seed=seed, never=never, **how)
+        return Samples("texts", [self._text(row) for row in made])
+
+    def _source(self, prompt: str) -> np.ndarray:
+        t, cut = self.tokenizer, re.split(_SPECIAL, prompt)  # every second part is a special token
+        parts = [self._special(part) if k % 2 else t.encode([part])[0] for k, part in enumerate(cut)]
         source = np.concatenate([*parts, [t.sep]]).astype(np.int64)
         if len(source) > self.network.length:
             raise ValueError(f"prompt: expected at most {self.network.length - 1} tokens, got {len(source) - 1}")
-        never = unwritten(self.network, t, t.sentinels)
-        options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-        made = generate_target(self.network, source, tokens, end=t.sep, rows=count, seed=seed, never=never, **options)
-        return Samples("texts", [self._text(row) for row in made])
+        return source
 
     def _special(self, name: str) -> np.ndarray:
         t, number = self.tokenizer, 0 if name == MASK else int(name[len("<extra_id_") : -1])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from fastssl.data.tokenizer import Tokenizer
 from fastssl.models.architectures import CAUSAL
 from fastssl.models.language import LanguageModel, cache_name
 from fastssl.models.modes import evaluation_mode
+
+Prompt = TypeVar("Prompt", np.ndarray, list[np.ndarray])
+ROWS = 64  # continued at once, unless one prompt has more
 
 
 def filtered(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0) -> Tensor:
@@ -38,7 +42,7 @@ def filtered(logits: Tensor, temperature: float = 1.0, top_k: int | None = None,
 @torch.no_grad()
 def generate(
     model: LanguageModel,
-    prompt: np.ndarray,
+    prompt: Prompt,
     count: int,
     *,
     rows: int = 1,
@@ -48,20 +52,21 @@ def generate(
     seed: int = 0,
     never: tuple[int, ...] = (),
     on_token: Callable[[int], None] | None = None,
-) -> np.ndarray:
-    """Continues a prompt: int64 [rows, T + count].
+) -> Prompt:
+    """Continues a prompt: int64 [rows, T + count]; of several a list of such arrays, made in batches.
 
     Args:
         model: a causal model ("gpt2", "llama", "transformer", ...). Beyond its length, its last half is the context.
-        prompt: ids [T], at least one.
+        prompt: ids [T], at least one; or a list of such arrays, of any lengths.
         count: number of tokens to add.
-        rows: number of continuations. Row r depends on (seed, r) alone, not on the other rows.
+        rows: number of continuations of each prompt. Row r depends on its prompt and on (seed, r) alone, not on the
+            other rows and prompts.
         temperature: 0: the most probable token.
         top_k: sample among the most probable tokens; None: all.
         top_p: sample among the most probable tokens that make up this probability.
         seed: seed of all draws.
         never: ids that are not sampled.
-        on_token: called with the number of tokens so far.
+        on_token: called with the number of tokens so far, of every batch.
 
     Raises:
         ValueError: an empty prompt, an option out of range, or a network that is not causal.
@@ -72,41 +77,73 @@ def generate(
         >>> model = build_language({"name": "transformer", "vocabulary": 300, "width": 16, "length": 8})
         >>> generate(model, np.array([7]), 12, rows=2).shape
         (2, 13)
+        >>> [made.shape for made in generate(model, [np.array([7]), np.array([3, 5])], 12)]
+        [(1, 13), (1, 14)]
     """
-    prompt = np.asarray(prompt, dtype=np.int64).reshape(-1)
-    if not len(prompt):
+    prompts = _several(prompt)
+    if any(not len(ids) for ids in prompts):
         raise ValueError("prompt: expected at least one token")
     _check(count, rows, temperature, top_k, top_p)
     if not model.continues:
         raise ValueError(f"network: expected a causal one, got {model.kind!r}")
-    device = next(model.parameters()).device
+    draws = _Draws((temperature, top_k, top_p), never, seed, rows)
+    made: dict[int, np.ndarray] = {}
+    # Contexts of one batch are cut at the same tokens: none are, or all have one length.
+    length = model.length
+    cuts = [0 if len(ids) + count - 1 <= length else min(len(ids), length) for ids in prompts]
     with evaluation_mode(model):
-        ids = torch.from_numpy(prompt).to(device).expand(rows, -1)
-        cache: Any = None
-        seen = 0  # tokens of ``ids`` that the cache holds
-        begin = max(0, ids.shape[1] - model.length)
-        for step in range(count):
-            if ids.shape[1] - begin > model.length:
-                begin, cache, seen = ids.shape[1] - max(1, model.length // 2), None, 0
-            if model.kind in CAUSAL:
-                network: Any = model.network.base_model
-                given = ids[:, begin + seen :]
-                name = cache_name(network)
-                made = network(given, **{name: cache}, use_cache=True)
-                cache, seen, last = made[name], ids.shape[1] - begin, made[0][:, -1]
-            else:
-                last = model.hidden(ids[:, begin:])[:, -1]
-            chosen = _sample(last, model, (temperature, top_k, top_p), never, seed, step)
-            ids = torch.cat([ids, chosen], 1)
-            if on_token is not None:
-                on_token(step + 1)
-    return ids.cpu().numpy()
+        for batch in _batches(prompts, rows, cuts):
+            added = _continued(model, [prompts[k][-length:] for k in batch], count, draws, on_token)
+            for k, tokens in zip(batch, np.split(added, len(batch)), strict=True):
+                made[k] = np.concatenate([np.broadcast_to(prompts[k], (rows, len(prompts[k]))), tokens], 1)
+    whole = [made[k] for k in range(len(prompts))]
+    return cast(Prompt, whole if _is_several(prompt) else whole[0])
+
+
+def _continued(
+    model: LanguageModel,
+    contexts: list[np.ndarray],
+    count: int,
+    draws: _Draws,
+    on_token: Callable[[int], None] | None,
+) -> np.ndarray:
+    """The tokens that follow each context, int64 [contexts * rows, count]. Shorter contexts are padded on the left, so
+    that all are continued at one place; they are then never cut."""
+    device = next(model.parameters()).device
+    longest = max(len(ids) for ids in contexts)
+    padding = np.repeat([longest - len(ids) for ids in contexts], draws.rows)
+    padded = np.stack([np.pad(ids, (longest - len(ids), 0)) for ids in contexts]).repeat(draws.rows, 0)
+    ids, before = torch.from_numpy(padded).to(device), torch.from_numpy(padding)[:, None].to(device)
+    cache: Any = None
+    begin = seen = 0  # the first token of ``ids`` in the context; how many of it the cache holds
+    for step in range(count):
+        if ids.shape[1] - begin > model.length:
+            begin, cache, seen = ids.shape[1] - max(1, model.length // 2), None, 0
+        places = torch.arange(ids.shape[1] - begin, device=device) - before if padding.any() else None
+        if model.kind in CAUSAL:
+            network: Any = model.network.base_model
+            name = cache_name(network)
+            given = {name: cache}
+            if places is not None:
+                given |= {"attention_mask": (places >= 0).long(), "position_ids": places[:, seen:].clamp(min=0)}
+            made = network(ids[:, begin + seen :], **given, use_cache=True)
+            cache, seen, last = made[name], ids.shape[1] - begin, made[0][:, -1]
+        else:
+            keep = None
+            if places is not None:  # padding sees itself: over nothing, attention is not a number
+                itself = torch.eye(places.shape[1], dtype=torch.bool, device=device)
+                keep, places = (places >= 0)[:, None] | itself, places.clamp(min=0)
+            last = model.hidden(ids[:, begin:], keep, positions=places)[:, -1]
+        ids = torch.cat([ids, draws.sample(last, model, step)], 1)
+        if on_token is not None:
+            on_token(step + 1)
+    return ids[:, longest:].cpu().numpy()
 
 
 @torch.no_grad()
 def generate_target(
     model: LanguageModel,
-    source: np.ndarray,
+    source: np.ndarray | list[np.ndarray],
     count: int,
     *,
     end: int,
@@ -121,10 +158,12 @@ def generate_target(
 
     Args:
         model: "t5" or "bart".
-        source: ids [S] of the encoder's input, with its end.
+        source: ids [S] of the encoder's input, with its end; or a list of such arrays, of any lengths, whose targets
+            follow one another.
         count: number of tokens at most; the length of the model is a further bound.
         end: id of the end.
-        rows: number of targets. Row r depends on (seed, r) alone, not on the other rows.
+        rows: number of targets of each input. Row r depends on its input and on (seed, r) alone, not on the other rows
+            and inputs.
         temperature: 0: the most probable token.
         top_k: sample among the most probable tokens; None: all.
         top_p: sample among the most probable tokens that make up this probability.
@@ -142,26 +181,78 @@ def generate_target(
         >>> len(generate_target(model, np.array([7, 3]), 5, end=3, rows=2))
         2
     """
-    source = np.asarray(source, dtype=np.int64).reshape(-1)
-    if not 1 <= len(source) <= model.length:
-        raise ValueError(f"source: expected 1 to {model.length} tokens, got {len(source)}")
+    sources = _several(source)
+    wrong = next((ids for ids in sources if not 1 <= len(ids) <= model.length), None)
+    if wrong is not None:
+        raise ValueError(f"source: expected 1 to {model.length} tokens, got {len(wrong)}")
     _check(count, rows, temperature, top_k, top_p)
     if model.kind not in ("t5", "bart"):
         raise ValueError(f"network: expected one with a decoder, got {model.kind!r}")
-    device = next(model.parameters()).device
+    draws = _Draws((temperature, top_k, top_p), never, seed, rows)
+    made: dict[int, np.ndarray] = {}
     with evaluation_mode(model):
-        memory = model.encoded(torch.from_numpy(source).to(device)[None]).expand(rows, -1, -1)
-        ids = torch.full((rows, 1), model.options["pad"] if model.kind == "t5" else model.options["end"], device=device)
-        ended, cache = torch.zeros(rows, 1, dtype=torch.bool, device=device), None
-        for step in range(min(count, model.length)):
-            last, cache = model.decode_next(ids[:, -1:], memory, cache)
-            chosen = _sample(last, model, (temperature, top_k, top_p), never, seed, step)
-            ids = torch.cat([ids, chosen.masked_fill(ended, end)], 1)
-            ended |= chosen == end
-            if bool(ended.all()):
-                break
-    made = ids[:, 1:].cpu().numpy()
-    return [row[: int(np.argmax(row == end)) if bool((row == end).any()) else None] for row in made]
+        for batch in _batches(sources, rows):
+            written = _written(model, [sources[k] for k in batch], min(count, model.length), end, draws)
+            made |= dict(zip(batch, np.split(written, len(batch)), strict=True))
+    every = [row for k in range(len(sources)) for row in made[k]]
+    return [row[: int(np.argmax(row == end)) if bool((row == end).any()) else None] for row in every]
+
+
+def _written(model: LanguageModel, sources: list[np.ndarray], count: int, end: int, draws: _Draws) -> np.ndarray:
+    """What the decoder writes for each source, int64 [sources * rows, up to ``count``]; behind an end there are ends
+    alone. Shorter sources are padded on the right."""
+    device = next(model.parameters()).device
+    lengths = np.array([len(ids) for ids in sources])
+    padded = np.stack([np.pad(ids, (0, lengths.max() - len(ids))) for ids in sources])
+    keep = torch.from_numpy(np.arange(lengths.max()) < lengths[:, None]).to(device)
+    memory = model.encoded(torch.from_numpy(padded).to(device), keep).repeat_interleave(draws.rows, 0)
+    keep = keep.repeat_interleave(draws.rows, 0)
+    first = model.options["pad"] if model.kind == "t5" else model.options["end"]
+    ids = torch.full((len(memory), 1), first, device=device)
+    ended, cache = torch.zeros(len(memory), 1, dtype=torch.bool, device=device), None
+    for step in range(count):
+        last, cache = model.decode_next(ids[:, -1:], memory, keep, cache)
+        chosen = draws.sample(last, model, step)
+        ids = torch.cat([ids, chosen.masked_fill(ended, end)], 1)
+        ended |= chosen == end
+        if bool(ended.all()):
+            break
+    return ids[:, 1:].cpu().numpy()
+
+
+def _is_several(given: np.ndarray | list[Any]) -> bool:
+    return isinstance(given, list) and any(np.ndim(ids) for ids in given)
+
+
+def _several(given: np.ndarray | list[np.ndarray]) -> list[np.ndarray]:
+    """The arrays of ids that are given as one, or as a list of several."""
+    several: Any = given if _is_several(given) else [given]
+    return [np.asarray(ids, dtype=np.int64).reshape(-1) for ids in several]
+
+
+def _batches(given: list[np.ndarray], rows: int, keys: list[int] | None = None) -> Iterator[list[int]]:
+    """Which arrays of ids are read together: those of one key and of similar lengths, which need little padding."""
+    keys = keys or [0] * len(given)
+    order = sorted(range(len(given)), key=lambda k: (keys[k], len(given[k])))
+    for _, same in groupby(order, key=lambda k: keys[k]):
+        alike = list(same)
+        most = max(1, ROWS // rows)
+        yield from (alike[k : k + most] for k in range(0, len(alike), most))
+
+
+def texts_of(prompt: str | Sequence[str]) -> list[str]:
+    """The texts that are given as one, or as several.
+
+    Raises:
+        TypeError: something else.
+        ValueError: none.
+    """
+    texts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"prompt: expected a text or a list of texts, got {prompt!r}")
+    if not texts:
+        raise ValueError("prompt: expected at least one text, got none")
+    return list(texts)
 
 
 def check_samples(count: int, tokens: int) -> None:
@@ -198,18 +289,27 @@ def _check(count: int, rows: int, temperature: float, top_k: int | None, top_p: 
             raise ValueError(f"{name}: expected {wanted}, got {value}")
 
 
-def _sample(
-    last: Tensor,
-    model: LanguageModel,
-    how: tuple[float, int | None, float],
-    never: tuple[int, ...],
-    seed: int,
-    step: int,
-) -> Tensor:
-    """The next tokens [B, 1] of the last states [B, D]."""
-    weight, bias = model.head()
-    logits = last @ weight.T if bias is None else last @ weight.T + bias
-    logits[:, list(never)] = -torch.inf
-    shares = filtered(logits, *how).cumsum(1)
-    draws = torch.from_numpy(uniform(seed, step, np.arange(len(last)), count=1)).to(last.device)
-    return torch.searchsorted(shares, draws * shares[:, -1:], right=True).clamp(max=shares.shape[1] - 1)
+class _Draws(NamedTuple):
+    """How tokens are drawn: row r of each of several prompts with the draws (seed, r).
+
+    Args:
+        how: temperature, ``top_k`` and ``top_p``.
+        never: ids that are not drawn.
+        seed: seed of all draws.
+        rows: rows of each prompt, one after the other.
+    """
+
+    how: tuple[float, int | None, float]
+    never: tuple[int, ...]
+    seed: int
+    rows: int
+
+    def sample(self, last: Tensor, model: LanguageModel, step: int) -> Tensor:
+        """The next tokens [B, 1] of the last states [B, D]."""
+        weight, bias = model.head()
+        logits = last @ weight.T if bias is None else last @ weight.T + bias
+        logits[:, list(self.never)] = -torch.inf
+        shares = filtered(logits, *self.how).cumsum(1)
+        own = uniform(self.seed, step, np.arange(self.rows), count=1)
+        draws = torch.from_numpy(own).to(last.device).repeat(len(last) // self.rows, 1)
+        return torch.searchsorted(shares, draws * shares[:, -1:], right=True).clamp(max=shares.shape[1] - 1)

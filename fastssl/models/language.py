@@ -200,18 +200,20 @@ class LanguageModel(nn.Module):
         result = n.decoder(before, encoder_hidden_states=memory, encoder_attention_mask=keep, use_cache=False)[0]
         return result * self._scale()
 
-    def encoded(self, tokens: Tensor) -> Tensor:
-        """Hidden states [B, T, D] of the encoder of "t5" or "bart"."""
+    def encoded(self, tokens: Tensor, keep: Tensor) -> Tensor:
+        """Hidden states [B, T, D] of the encoder of "t5" or "bart"; ``keep``: bool [B, T]."""
         n: Any = self.network
-        result: Tensor = (n.encoder if self.kind == "t5" else n.model.encoder)(tokens)[0]
+        result: Tensor = (n.encoder if self.kind == "t5" else n.model.encoder)(tokens, attention_mask=keep)[0]
         return result
 
-    def decode_next(self, tokens: Tensor, memory: Tensor, cache: Any) -> tuple[Tensor, Any]:
-        """The decoder's last hidden state [B, D] after further tokens [B, U], and its cache (None at first)."""
+    def decode_next(self, tokens: Tensor, memory: Tensor, keep: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        """The decoder's last hidden state [B, D] after further tokens [B, U], and its cache (None at first), given the
+        encoder's states and which of them count."""
         n: Any = self.network
         decoder = n.decoder if self.kind == "t5" else n.model.decoder
         name = cache_name(decoder)
-        made = decoder(tokens, encoder_hidden_states=memory, use_cache=True, **{name: cache})
+        given = {"encoder_hidden_states": memory, "encoder_attention_mask": keep, name: cache}
+        made = decoder(tokens, use_cache=True, **given)
         last: Tensor = made[0][:, -1]
         return last * self._scale(), made[name]
 

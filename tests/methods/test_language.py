@@ -403,6 +403,53 @@ def test_generation(network: str) -> None:
         generate(causal, prompt[:1], 5)
 
 
+@pytest.mark.parametrize(
+    ("network", "window"), [*((name, None) for name in CAUSAL), ("mistral", 8), ("gemma3_text", 8), ("phi3", 8)]
+)
+def test_prompts_of_any_lengths_are_continued_as_each_alone(network: str, window: int | None) -> None:
+    """Prompts that fit, that are cut on the way, and that are longer than the context, in one call."""
+    model = build_language({"name": network, "vocabulary": 261, "width": 32, "depth": 2, "heads": 2, "length": 32})
+    if window is not None:  # of sliding attention, shorter than prompts
+        config: Any = model.network.config
+        model = build_language({**model.options, "config": {**config.to_diff_dict(), "sliding_window": window}})
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(5, 261, size) for size in (1, 20, 5, 12, 30, 32, 50, 20, 41, 1)]
+    for how in ({"temperature": 0}, {"rows": 3, "seed": 3, "top_k": 50}):
+        made = generate(model, prompts, 16, **how)  # type: ignore[arg-type]
+        for prompt, rows in zip(prompts, made, strict=True):
+            assert np.array_equal(rows, generate(model, prompt, 16, **how)), len(prompt)  # type: ignore[arg-type]
+    assert len(generate(model, prompts[:1], 2)) == 1 and len(generate(model, [prompts[0]] * 70, 2)) == 70
+    with pytest.raises(ValueError, match="prompt: expected at least one token"):
+        generate(model, [prompts[0], prompts[0][:0]], 5)
+
+
+def test_prompts_are_continued_in_one_pass() -> None:
+    model = method_of("gpt", "transformer").network
+    rows: list[int] = []
+    model.head = lambda own=model.head: (own(), rows.append(1))[0]  # type: ignore[method-assign,misc]
+    generate(model, [np.arange(5, 6 + k) for k in range(16)], 10)
+    assert len(rows) == 10
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_decoders_write_for_texts_of_any_lengths_as_for_each_alone(name: str) -> None:
+    pytest.importorskip("transformers")
+    method = method_of(name).eval()
+    if name == "bart":  # with random weights it repeats the start, which is the end
+        method.network.network.final_logits_bias[0, method.tokenizer.sep] = -100  # type: ignore[index,union-attr]
+    prompts = ["The state of the union.", "My", "", "My fellow [MASK]"]
+    for how in ({"temperature": 0.0}, {"seed": 3, "top_k": 50}):
+        alone = [method.generate(2, prompt=text, tokens=12, **how).values for text in prompts]  # type: ignore[call-arg]
+        together = method.generate(2, prompt=prompts, tokens=12, **how).values  # type: ignore[call-arg]
+        assert together == [text for texts in alone for text in texts]
+    for wrong, kind, match in (
+        ([], ValueError, "at least one text"),
+        (3, TypeError, "a text or a list of texts, got 3"),
+    ):
+        with pytest.raises(kind, match=f"prompt: expected {match}"):
+            method.generate(prompt=wrong)  # type: ignore[call-arg]
+
+
 @pytest.mark.parametrize("name", ["t5", "bart"])
 def test_decoders_write_with_a_cache_as_without(name: str) -> None:
     pytest.importorskip("transformers")
@@ -442,7 +489,7 @@ def test_prompts_of_t5_have_sentinels() -> None:
     method = method_of("t5", "t5")
     seen: dict[str, Tensor] = {}
     encoded = method.network.encoded
-    method.network.encoded = lambda tokens: seen.update(tokens=tokens) or encoded(tokens)  # type: ignore
+    method.network.encoded = lambda tokens, keep: seen.update(tokens=tokens) or encoded(tokens, keep)  # type: ignore
     texts = method.generate(2, 1, prompt="The <extra_id_0> of [MASK].", tokens=6).values  # type: ignore[call-arg]
     t = method.tokenizer
     row = seen["tokens"][0].tolist()
