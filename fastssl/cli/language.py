@@ -240,7 +240,7 @@ def evaluate(run: Path, data: str | None, length: int | None = None) -> dict[str
             found, span = tokens_of(run, state), state["source"]["span"]
             file = TokenFile(found)
             training = method.prepare(file, (span[0], span[1]))
-            if training.fingerprint != state["source"]["fingerprint"]:
+            if state["source"]["fingerprint"] not in (training.fingerprint, training.earlier_fingerprint):
                 raise ValueError(f"data: {found} is not the token file that {run} was trained on")
             if data is None and span[1] >= file.total - 1:
                 raise ValueError("data: the run held nothing out; give --data")

@@ -122,6 +122,12 @@ class Windows(Source):
 
     @property
     def fingerprint(self) -> str:
+        began = ["from the token before"] if self.whole == "stream" else []
+        return digest(self.file.fingerprint, self.whole, str((self.length, self.start, self.stop)), *began)
+
+    @property
+    def earlier_fingerprint(self) -> str:
+        """That of earlier versions, whose windows of a stream began one token later."""
         return digest(self.file.fingerprint, self.whole, str((self.length, self.start, self.stop)))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastssl._options import differs
+from fastssl.data import Source, Windows
 from fastssl.models.encoders import channels_of
 from fastssl.train.options import Pretraining, detect_launcher
 from fastssl.train.recipe import Recipe
@@ -78,6 +79,21 @@ def check_network(state: Mapping[str, Any], network: Mapping[str, Any], given: M
         ValueError: one that is not that of the checkpoint.
     """
     check_given({**network, "vocabulary": state.get("vocabulary", given.get("vocabulary"))}, given)
+
+
+def check_same_windows(state: dict[str, Any], source: Source) -> None:
+    """Checks that a run on a stream of tokens was not started on the windows of an earlier version.
+
+    Raises:
+        ValueError: it was.
+    """
+    if not isinstance(source, Windows) or source.fingerprint == source.earlier_fingerprint:
+        return
+    if (state.get("source") or {}).get("fingerprint") == source.earlier_fingerprint:
+        raise ValueError(
+            "resume: the checkpoint was made by an earlier version, whose windows of tokens began one token later; "
+            "start a new run from its weights (fastssl pretrain --init RUN)"
+        )
 
 
 def check_same_run(state: dict[str, Any], about: dict[str, Any], options: Pretraining) -> None:

@@ -43,7 +43,7 @@ from fastssl.train.options import Pretraining, check_out, detect_launcher, is_ra
 from fastssl.train.probe import OnlineProbe
 from fastssl.train.recipe import continued, recipe
 from fastssl.train.recorded import attributes_of, check_recorded, options_of
-from fastssl.train.resuming import check_network, check_same_run, encoder_of, recipe_of
+from fastssl.train.resuming import check_network, check_same_run, check_same_windows, encoder_of, recipe_of
 from fastssl.train.trainer import Trainer, batch_size_of, dry_run
 
 log = logging.getLogger("fastssl")
@@ -235,6 +235,7 @@ def pretrain(
         },
     }
     if checkpoint is not None:
+        check_same_windows(checkpoint[1], source)
         check_same_run(checkpoint[1], about, options)
     elif resume and is_rank_zero():
         log.warning("resume: no checkpoint in %s, a new run starts", out)

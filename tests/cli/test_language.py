@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 from fastssl.cli import app
 from fastssl.data import TokenFile
+from fastssl.data.source import digest
 from fastssl.methods import SentenceMethod, get, methods_of
 from fastssl.models.language import OWN
-from fastssl.train import load_checkpoint, pretrain
+from fastssl.train import load_checkpoint, load_method, pretrain
 from tests.support.language import corpus
 
 runner = CliRunner()
@@ -294,6 +295,26 @@ def test_a_checkpoint_whose_replacement_was_cut_short_is_that_of_the_run(texts: 
     run("pretrain", "gpt", "--data", f"text:{texts}", *more, "--out", tmp_path / "next")
     run(*first, "--overwrite")
     assert not (tmp_path / "run" / "checkpoint.old").exists()
+
+
+@pytest.mark.parametrize("method", ["gpt", "bert"])
+def test_a_run_on_windows_of_an_earlier_version_is_not_resumed_on_others(
+    method: str, texts: Path, tmp_path: Path
+) -> None:
+    """Those of a stream began one token later, in as many windows or one more or fewer; sentences are as they were."""
+    out = tmp_path / "run"
+    more = ["pretrain", method, "--data", f"text:{texts}", "--network", "transformer", *SHAPE, "--out", out]
+    run(*more)
+    path = out / "checkpoint" / "state.json"
+    state = json.loads(path.read_text())
+    file, (start, stop) = TokenFile(out / "corpus.tok"), state["source"]["span"]
+    length = load_method(out).length  # type: ignore[union-attr]
+    kind = {"gpt": "stream", "bert": "sentences"}[method]
+    state["source"]["fingerprint"] = digest(file.fingerprint, kind, str((length, start, stop)))
+    path.write_text(json.dumps(state))
+    said = run(*more[:-4], "--epochs", 2, *more[-2:], "--resume", code=2 if method == "gpt" else 0)
+    assert ("windows of tokens began one token later" in said) is (method == "gpt")
+    assert "perplexity" in run("evaluate", out)  # the tokens are the same
 
 
 def test_a_run_that_was_moved_finds_its_tokens(texts: Path, tmp_path: Path) -> None:
