@@ -80,6 +80,7 @@ def _embed_run(asked: Embedding) -> int | None:
     from fastssl.methods import AudioMethod, TextMethod, kind_of
     from fastssl.models.folder import load_state
     from fastssl.train import load_method
+    from fastssl.train.language import method_of_model
     from fastssl.train.options import detect_launcher
     from fastssl.train.starting import language_kind
 
@@ -95,7 +96,7 @@ def _embed_run(asked: Embedding) -> int | None:
     data = asked.data or (data_of(state) if takes == "waveforms" else None)
     if data is None:
         raise ValueError("data: expected texts (--data FILE.txt, text:FOLDER, ...)")
-    method: Any = load_method(asked.model)
+    method: Any = method_of_model(asked.model, head=False) if of_texts else load_method(asked.model)
     with leaving_out(asked.on_error), item_progress(data) as show:
         source: Any = open_source(data, part=asked.part)
         note_part(source, data)

@@ -23,6 +23,7 @@ from fastssl.train.language import (
     trained_kind,
     training_span,
 )
+from fastssl.train.starting import read_language
 
 
 def prepare(
@@ -295,7 +296,7 @@ def evaluate_finetuned(
         few_text_labels,
     )
 
-    starts, tokenizer = _starts(run, init)
+    starts, tokenizer = _starts(run, init, protocol)
     if steps is not None:
         integer("steps", steps, 1)
     given = [] if labels is None else labels.split(",")
@@ -317,13 +318,14 @@ def evaluate_finetuned(
     return table
 
 
-def _starts(run: Path, init: str | None) -> tuple[dict[str, Any], Tokenizer]:
-    """The networks that the fine-tuning of a run starts from, of a seed, and their tokenizer."""
+def _starts(run: Path, init: str | None, protocol: str) -> tuple[dict[str, Any], Tokenizer]:
+    """The networks that the fine-tuning of a run starts from, of a seed, and their tokenizer; translation alone goes
+    on with their head."""
     import torch
 
     from fastssl.models import LanguageModel, build_language
 
-    pretrained, tokenizer = load_language(run)
+    pretrained, tokenizer = read_language(run) if protocol != "translation" else load_language(run)
 
     def scratch(seed: int) -> LanguageModel:
         torch.manual_seed(seed)

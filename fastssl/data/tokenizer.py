@@ -39,6 +39,7 @@ class Tokenizer:
         begin: id of the token that opens a document which is continued: the one that the tokenizer puts before a text
             by itself (<s> of Llama's, <bos> of Gemma's), or else ``sep``.
         ordinary: ids of the other tokens, ascending.
+        added: names of the special tokens that the file of the tokenizer lacks.
         sentinels: ids of T5's <extra_id_0>, <extra_id_1>, ...: those of the vocabulary, or else 100 behind it, which a
             network has to know besides; the first is the last, as T5 has them.
 
@@ -56,6 +57,7 @@ class Tokenizer:
     """
 
     kind = "bytes"
+    added: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.pad, self.unk, self.cls, self.sep, self.mask = range(5)
@@ -121,6 +123,7 @@ class TrainedTokenizer(Tokenizer):
             found = next((token for token in known if self.model.token_to_id(token) is not None), None)
             if found is None:
                 found = known[0]
+                self.added += (found,)
                 self.model.add_special_tokens([library.AddedToken(found, special=True)])
             setattr(self, name, self.model.token_to_id(found))
         self.model.encode_special_tokens = True  # "[MASK]" in a text is text

@@ -85,6 +85,7 @@ class LanguageModel(nn.Module):
         length: maximum number of tokens.
         vocabulary: number of tokens that it knows.
         dim: dimensions of its hidden states.
+        drawn: parts of the network that the model which was loaded lacks, and that were drawn at random.
 
     Raises:
         ValueError: from ``head``, of a discriminator ("electra"), which has none on tokens.
@@ -102,6 +103,7 @@ class LanguageModel(nn.Module):
         self.kind: str = options["name"]
         self.length, self.vocabulary = options["length"], options["vocabulary"]
         self.dim: int = options["width"] * (2 if self.kind == "lstm" else 1)
+        self.drawn: tuple[str, ...] = ()
 
     def hidden(
         self,
@@ -358,9 +360,16 @@ def as_language(network: nn.Module, tokenizer: Tokenizer, length: int | None = N
     if head is not None and head.weight is not table.weight:  # T5 1.1's, too, whose configuration denies it
         n.config.tie_word_embeddings = False
     if tokenizer.size > n.config.vocab_size:
+        lacked = f", which lacks {', '.join(tokenizer.added)}" * bool(tokenizer.added)
         log.warning(
-            "%s: %d embeddings are added to its %d, for the %d tokens of the tokenizer; they start near the mean",
-            *(type(network).__name__, tokenizer.size - n.config.vocab_size, n.config.vocab_size, tokenizer.size),
+            "%s: %d embeddings are added to its %d, for the %d tokens of the tokenizer%s; they start near the mean",
+            *(
+                type(network).__name__,
+                tokenizer.size - n.config.vocab_size,
+                n.config.vocab_size,
+                tokenizer.size,
+                lacked,
+            ),
         )
         with drawing_apart(), quiet_loading():
             torch.manual_seed(0)

@@ -171,7 +171,8 @@ def load_method(path: str | Path, augment: Views | None = None, length: int | No
         length: tokens at most that texts have, of "huggingface:PATH"; None: as of :func:`load_language`.
 
     Raises:
-        ValueError: no checkpoint, a checkpoint of a custom method or encoder, or weights that do not match the
+        ValueError: no checkpoint, a checkpoint of a custom method or encoder, a model of transformers that was saved
+            without its head or whose tokenizer has no end of texts or no mask, or weights that do not match the
             recorded options.
 
     Example:

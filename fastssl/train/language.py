@@ -12,17 +12,18 @@ import torch
 from torch import Tensor
 
 from fastssl.data import Corpus, Source, TokenFile, Tokenizer, Windows, load_tokenizer, tokenize_corpus, train_tokenizer
-from fastssl.data.tokenizer import KINDS
+from fastssl.data.tokenizer import KINDS, SPECIAL
 from fastssl.data.tokens import FEW, check_held_out
 from fastssl.methods import Method, TextMethod, Word2Vec, get, load_word_vectors
 from fastssl.models import LanguageModel, WordVectors, as_language, build_language
 from fastssl.models.folder import holds_run
 from fastssl.train.options import detect_launcher, is_rank_zero
-from fastssl.train.starting import load_language, start_language
+from fastssl.train.starting import read_language, start_language
 
 VOCABULARY = 8000  # tokens of a tokenizer that is trained, unless another number is given
 HELD_OUT = 0.05  # share of the corpus, its end, that a run by name does not train on
 FILE = "corpus.tok"
+_OF_ORDER = (".pooler", ".seq_relationship")  # parts of BERT's head on the order of texts
 _OBJECTIVES = ("gpt", "bert", "electra", "xlnet", "bart", "t5")  # methods, of which the first takes a model as it is
 
 
@@ -239,19 +240,46 @@ def build_text_method(
     return method, network.options
 
 
-def method_of_model(name: str, length: int | None = None) -> TextMethod:
+def method_of_model(name: str, length: int | None = None, head: bool = True) -> TextMethod:
     """The language method with the objective of a model of transformers, in evaluation mode.
 
     Args:
         name: "huggingface:PATH", as of :func:`fastssl.train.load_language`.
         length: as there; None: at most the window of sliding attention.
+        head: whether what it predicts is of interest, not its states alone.
+
+    Raises:
+        ValueError: with ``head``, a model without its head, or a tokenizer without a token of the objective.
     """
-    network, tokenizer = load_language(name, length)
+    network, tokenizer = read_language(name, length)
+    drawn = network.drawn
     if length is None and (network.window or network.length) < network.length:
         network = as_language(network.network, tokenizer, network.window)
     own = next(own for own in _OBJECTIVES if network.kind in get(own).networks)  # type: ignore[attr-defined]
     options = {"order": None} if own == "bert" else {}
+    if head:
+        _check_predictions(name, own, [part for part in drawn if not part.endswith(_OF_ORDER)], tokenizer)
     return build_text_method(own, {}, tokenizer, options, 0, network)[0].eval()
+
+
+def _check_predictions(name: str, method: str, drawn: list[str], tokenizer: Tokenizer) -> None:
+    """Checks that a model predicts what it has been trained to.
+
+    Raises:
+        ValueError: its head was drawn at random, or an end of texts or a mask is new to it.
+    """
+    without = "embed and evaluate --protocol finetune take it as it is"
+    if drawn:
+        raise ValueError(
+            f"checkpoint: {name} was saved without its head ({', '.join(drawn)}), from which tokens are predicted; "
+            f"{without}, and pretrain {method} --init {name} trains one"
+        )
+    for token, what in (("sep", "an end of texts"), *([("mask", "a mask")] if method == "bert" else [])):
+        if SPECIAL[token][0] in tokenizer.added:
+            raise ValueError(
+                f"checkpoint: expected {what} in the tokenizer of {name} ({', '.join(SPECIAL[token])}), which it is "
+                f"scored with, got none; {without}"
+            )
 
 
 def _options_of(kind: type[TextMethod], options: dict[str, Any], start: LanguageModel) -> dict[str, Any]:

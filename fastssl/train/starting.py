@@ -57,6 +57,14 @@ def load_language(where: str | Path, length: int | None = None) -> tuple[Languag
         >>> load_language(out)[0].length
         16
     """
+    network, tokenizer = read_language(where, length)
+    if network.drawn:
+        log.warning("init: %s lacks parts that start at random: %s", where, ", ".join(network.drawn))
+    return network, tokenizer
+
+
+def read_language(where: str | Path, length: int | None = None) -> tuple[LanguageModel, Tokenizer]:
+    """:func:`load_language` for those who need no head, or check :attr:`LanguageModel.drawn` themselves."""
     kind, _, place = str(where).partition(":")
     if kind == "huggingface" and place:
         return _of_transformers(place, length)
@@ -136,9 +144,6 @@ def _of_transformers(place: str, length: int | None) -> tuple[LanguageModel, Tok
     missing = sorted(set(report["missing_keys"]) - set(new))
     if missing:  # transformers draws them at random
         raise ValueError(f"init: {place!r} lacks {len(missing)} parameters of {loaded.__name__}, such as {missing[0]}")
-    if new:
-        heads = ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) for name in new))
-        log.warning("init: %s lacks parts of %s, which start at random: %s", place, loaded.__name__, heads)
     path = cached_file(place, FILE, _raise_exceptions_for_missing_entries=False, **local)
     if path is not None:
         tokenizer = load_tokenizer(path)
@@ -148,7 +153,9 @@ def _of_transformers(place: str, length: int | None) -> tuple[LanguageModel, Tok
         ):
             raise ValueError(f"init: expected a tokenizer in {place!r} ({FILE}, {', '.join(_VOCABULARIES)}), got none")
         tokenizer = tokenizer_of(transformers.AutoTokenizer.from_pretrained(place, **local).backend_tokenizer.to_str())
-    return as_language(network, tokenizer, length), tokenizer
+    made = as_language(network, tokenizer, length)
+    made.drawn = tuple(dict.fromkeys(".".join(name.split(".")[:2]) for name in new))
+    return made, tokenizer
 
 
 def start_language(network: LanguageModel, start: LanguageModel) -> None:

@@ -695,6 +695,60 @@ def test_parts_that_start_at_random_are_named(tmp_path: Path, caplog: pytest.Log
         lines = [record.getMessage() for record in caplog.records if record.name == "fastssl"]
         assert len(lines) == (part is not None) + (name == "bert"), lines
         if part is not None:
-            assert "which start at random" in lines[0] and part in lines[0]
+            assert "lacks parts that start at random" in lines[-1] and part in lines[-1]
         if name == "bert":
-            assert "2 embeddings are added to its 6, for the 8 tokens of the tokenizer" in lines[1]
+            assert "2 embeddings are added to its 6, for the 8 tokens of the tokenizer; they" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("Bert", "cls.predictions"),
+        ("Roberta", "lm_head.bias"),
+        ("ModernBert", "decoder.bias"),
+        ("Llama", "lm_head.weight"),
+        ("Qwen3", "lm_head.weight"),
+        ("GPT2", None),  # its head is its embeddings
+    ],
+)
+def test_models_without_their_head_are_embedded_and_neither_scored_nor_sampled_from(
+    name: str, part: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    t = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 16, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+    sizes |= {"cls_token_id": 2, "sep_token_id": 3} if name == "ModernBert" else {}
+    sizes |= {"num_key_value_heads": 2} if name in ("Llama", "Qwen3") else {}
+    model = getattr(t, f"{name}Model")(getattr(t, f"{name}Config")(**sizes))
+    model.save_pretrained(tmp_path / "m")
+    train_tokenizer(["a few words"], "bpe", 300).model.save(str(tmp_path / "m" / "tokenizer.json"))  # type: ignore[attr-defined]
+    (tmp_path / "texts.txt").write_text("a few words\n\n" * 20)
+    given, data = f"huggingface:{tmp_path / 'm'}", ["--data", tmp_path / "texts.txt"]
+    commands = [["evaluate", given, *data], *([["generate", given]] if name in ("Llama", "Qwen3", "GPT2") else [])]
+    for command in commands:
+        said = run(*command, code=2 if part else 0)
+        assert part is None or f"saved without its head ({part}" in said, said
+    caplog.clear()
+    run("embed", given, *data, "--out", tmp_path / "features.npz")
+    assert not [record for record in caplog.records if record.name == "fastssl"]
+
+
+@pytest.mark.parametrize(("name", "token"), [("BertForPreTraining", "[MASK]"), ("GPT2LMHeadModel", "[SEP]")])
+def test_models_whose_tokenizer_lacks_a_token_of_the_objective_are_not_scored(
+    name: str, token: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    t = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    sizes = {"vocab_size": 7, **BERT} if "Bert" in name else {"vocab_size": 7, "n_embd": 8, "n_layer": 1, "n_head": 2}
+    config = getattr(t, name.replace("ForPreTraining", "").replace("LMHeadModel", "") + "Config")
+    getattr(t, name)(config(**sizes)).save_pretrained(tmp_path)
+    words = [word for word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "rose") if word != token]
+    own = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: k for k, word in enumerate(words)}, "[UNK]"))
+    own.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    own.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "texts.txt").write_text("a rose\n\n" * 20)
+    given, data = f"huggingface:{tmp_path}", ["--data", tmp_path / "texts.txt"]
+    what = "a mask" if token == "[MASK]" else "an end of texts"
+    assert f"expected {what} in the tokenizer of {given} ({token}, <" in run("evaluate", given, *data, code=2)
+    run("embed", given, *data, "--out", tmp_path / "features.npz")
+    load_language(given)
