@@ -280,8 +280,7 @@ def test_views_of_a_file_are_resumed_without_it(tmp_path: Path) -> None:
         "transform = Augment(steps)\n"
     )
     whole, parts, own = tmp_path / "whole", tmp_path / "parts", tmp_path / "own"
-    given = ["simclr", "--data", "digits", *IMAGES]
-    given[given.index("--batch-size") + 1] = "512"
+    given = ["simclr", "--data", "digits", "--batch-size", "512", *IMAGES[2:]]
     call(*given, "--augment", file, "--epochs", "2", "--out", whole)
     call(*given, "--augment", file, "--epochs", "1", "--out", parts)
     call(*given, "--epochs", "2", "--out", own)
