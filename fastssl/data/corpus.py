@@ -27,6 +27,7 @@ from fastssl.data.storage import UNPACKED, content, ending, unpacked
 
 UTF16 = (b"\xff\xfe", b"\xfe\xff")  # its byte order marks
 LONGEST = 16 * 2**20  # bytes of a document: a tokenizer takes up to 200 times as much memory
+ZERO = "expected text, got a zero byte; a file of another kind is opened by its own name"
 READ_ON = "or read on with U+FFFD in place of such bytes (#errors=replace)"
 
 
@@ -74,13 +75,17 @@ def known_errors(errors: str) -> str:
 
 def decoded(place: str, encoding: str, errors: str = "strict") -> str:
     """The text of a whole file, also of a compressed one, without a byte order mark; with "replace", U+FFFD in place of
-    bytes that are not of the encoding.
+    bytes that are not of the encoding, and of zeros.
 
     Raises:
-        ValueError: an unknown encoding, bytes that are not of it, or a compressed file that is damaged.
+        ValueError: an unknown encoding, bytes that are not of it, a zero, or a compressed file that is damaged.
     """
     try:
-        return _bytes(place).decode(known_encoding(encoding), known_errors(errors)).removeprefix("\ufeff")
+        text = _bytes(place).decode(known_encoding(encoding), known_errors(errors)).removeprefix("\ufeff")
+        if errors == "strict" and "\0" in text:
+            line = text.count("\n", 0, text.index("\0")) + 1
+            raise ValueError(f"{place}: line {line}: {ZERO}, {READ_ON}")
+        return text.replace("\0", "\ufffd")
     except UnicodeDecodeError as error:
         raise ValueError(f"{place}: {undecodable(error, encoding, error.object)}, {READ_ON}") from error
 

@@ -19,6 +19,7 @@ from fastssl.data.columns import TextColumns, find_column, text_columns, with_in
 from fastssl.data.corpus import (
     READ_ON,
     UTF16,
+    ZERO,
     Corpus,
     CorpusError,
     Numbered,
@@ -117,8 +118,10 @@ class FileTexts(_Strings):
             raise CorpusError(
                 f"{file.place}: expected bytes {begin} to {end}, it has {file.size}: the file has changed"
             )
+        if self.errors == "strict" and b"\0" in raw and file.read(0, 2) not in UTF16:  # a file of another kind
+            raise CorpusError(f"{self.place(index)}: {ZERO}, {READ_ON}")
         try:
-            return raw.decode(self.encoding, self.errors).removeprefix("\ufeff")
+            return raw.decode(self.encoding, self.errors).removeprefix("\ufeff").replace("\0", "\ufffd")
         except UnicodeDecodeError as error:
             start = file.read(0, 2) if begin else raw
             why = undecodable(error, self.encoding, start, begin, named=start[:2] not in UTF16)  # whose lines differ
@@ -209,8 +212,8 @@ def text_corpus(
             predict in ``.jsonl`` files; None: as of :func:`text_table`, by the first object. Labels and scores are read
             at once.
         encoding: that of the files, one in which bytes below 128 are ASCII.
-        errors: "strict": bytes that are not of the encoding raise :class:`CorpusError` when their document is read;
-            "replace": they become U+FFFD.
+        errors: "strict": bytes that are not of the encoding, and zeros, raise :class:`CorpusError` when their document
+            is read; "replace": they become U+FFFD.
         name: name of the corpus; None: that of the file or folder.
 
     Raises:
@@ -373,11 +376,6 @@ def _lines(file: File) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             f"{place}: expected lines of UTF-8 or the like, got UTF-16; convert it (iconv -f utf-16 -t utf-8)"
         )
     check_unpacked(place, mark)
-    if 0 in mark:
-        raise CorpusError(
-            f"{place}: expected text, got a file with zero bytes (at {mark.index(0)}); files of other kinds are opened "
-            "by their own names"
-        )
     start = len(_BOM) if mark.startswith(_BOM) else 0
     breaks, inked, before = [], [], 0
     for at in range(start, file.size, _BLOCK):

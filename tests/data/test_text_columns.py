@@ -469,11 +469,31 @@ def test_texts_in_objects_are_columns(tmp_path: Path, name: str, monkeypatch: py
         fastssl.data.open(f"{name}#{first}=translation.fr:{second}=translation.en")
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "pairs:a.tsv", "text:a"])
+@pytest.mark.parametrize("before", [0, 500_000])  # lines: more than a block of the index
+def test_a_zero_byte_is_no_text_wherever_it_is(
+    name: str, before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kind = Path(name).suffix
+    head, form = {".csv": ("text\n", "%s\n"), ".tsv": ("", "%s\tb\n"), ".jsonl": ("", '{"text": "%s"}\n')}.get(
+        kind, ("", "%s\n")
+    )
+    place = Path(name.partition(":")[2] or name) if kind else Path("a/b.txt")
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(head + form % "a rose" * before + form % "a\0b" + form % "is a rose")
+    line = before + 1 + bool(head)
+    with pytest.raises(ValueError, match=f"line {1 if not kind else line}: expected text, got a zero byte"):
+        fastssl.data.open(name).read(0 if not kind else before)
+    read = fastssl.data.open(f"{name}#errors=replace").read(0 if not kind else before).text
+    assert read is not None and read.endswith("a\ufffdb") is bool(kind) and "a\ufffdb" in read
+
+
 def test_files_that_are_no_texts_are_not_read_as_texts(tmp_path: Path) -> None:
     for name, content in (("a.parquet", b"PAR1\x15\x04\0\0"), ("b.txt", b"\x89PNG\0\n")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(CorpusError, match="expected text, got a file with zero bytes"):
-            fastssl.data.open(f"text:{tmp_path / name}")
+        with pytest.raises(CorpusError, match="line 1: expected text, got a zero byte; a file of another kind"):
+            fastssl.data.open(f"text:{tmp_path / name}").read(0)
     pytest.importorskip("datasets")
     written(tmp_path / "a.csv", [{"text": "a"}])
     with pytest.raises(ValueError, match="expected a folder, a Parquet file .* got hf:.*a.csv; tables of other kinds"):
