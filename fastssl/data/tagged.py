@@ -13,13 +13,17 @@ from fastssl._words import amount
 from fastssl.data.corpus import Corpus, utf8
 
 IGNORED_TAG = "-"  # of a word that is not scored
+# Tags of spans: their first letters in each scheme, and what these are as IOB2. IOB1 has those of IOB2.
+_SCHEMES = ("BI", "BIES", "BILU", "BMES")
+_AS_IOB2 = {"B": "B", "S": "B", "U": "B", "I": "I", "M": "I", "E": "I", "L": "I"}
 
 
 class Tagged:
     """Sentences, lists of words, with a tag for each word.
 
-    Spans are tagged as IOB2: "B-KIND" begins one, "I-KIND" continues it, "O" is outside. Tags are numbered so that
-    "O" is 0, and "B-KIND" and "I-KIND" of the k-th kind are 2 k + 1 and 2 k + 2; other tags in alphabetical order.
+    Spans are tagged as IOB2: "B-KIND" begins one, "I-KIND" continues it, "O" is outside; tags as IOB1, IOBES, BILOU or
+    BMES, and "B" and "I" without a kind, become such. Tags are numbered so that "O" is 0, and "B-KIND" and "I-KIND" of
+    the k-th kind are 2 k + 1 and 2 k + 2; other tags in alphabetical order.
 
     Args:
         words: the words of each sentence.
@@ -48,10 +52,12 @@ class Tagged:
                 raise ValueError(f"tags: sentence {k} has {amount(len(some), 'word')} and {len(theirs)} tags")
         self.words, self.tags = [list(some) for some in words], [list(theirs) for theirs in tags]
         known = {tag for theirs in self.tags for tag in theirs} - {IGNORED_TAG}
-        self.spans = bool(known) and all(tag == "O" or tag[:2] in ("B-", "I-") for tag in known)
+        self.spans = _are_spans(known)
         if self.spans:
-            kinds = sorted({tag[2:] for tag in known - {"O"}})
-            self.classes = ["O", *(f"{part}-{kind}" for kind in kinds for part in "BI")]
+            as_iob2 = {tag: _AS_IOB2[tag[0]] + tag[1:] for tag in known - {"O"}}
+            self.tags = [[as_iob2.get(tag, tag) for tag in theirs] for theirs in self.tags]
+            kinds = sorted({tag[1:] for tag in known - {"O"}})
+            self.classes = ["O", *(f"{part}{kind}" for kind in kinds for part in "BI")]
         else:
             self.classes = sorted(known)
         number = {tag: k for k, tag in enumerate(self.classes)} | {IGNORED_TAG: -100}
@@ -65,6 +71,14 @@ class Tagged:
     def subset(self, ids: Any) -> Tagged:
         """Some of the sentences; tags that they do not have are no classes."""
         return Tagged([self.words[int(k)] for k in ids], [self.tags[int(k)] for k in ids])
+
+
+def _are_spans(known: set[str]) -> bool:
+    """Whether tags are those of spans, of one scheme, all with a kind or none."""
+    parts, kinds = {tag[:1] for tag in known - {"O"}}, {tag[1:] for tag in known - {"O"}}
+    of_one = any(parts <= set(scheme) for scheme in _SCHEMES)
+    bare = kinds == {""} and parts >= {"B", "I"}  # "B" alone may be a name
+    return bool(known) and of_one and (bare or all(kind[:1] == "-" for kind in kinds))
 
 
 def read_conll(path: str | Path, column: int | None = None) -> Tagged:

@@ -51,6 +51,52 @@ def test_f1_is_that_of_all_spans(truth: list[int], found: list[int], words: int)
         assert METRICS["word accuracy"](scores, labels) == pytest.approx(100 * share)
 
 
+def written_as(scheme: str, length: int, found: set[tuple[int, int, str]]) -> list[str]:
+    """The tags of spans (first, last, kind) that do not overlap, by what each scheme says of them."""
+    tags = ["O"] * length
+    for first, last, kind in sorted(found):
+        inside, end, single = {"BILU": "ILU", "BIES": "IES", "BMES": "MES"}.get(scheme, "IIB")
+        touches = any(last_before == first - 1 and own == kind for _, last_before, own in found)
+        begin = "I" if scheme == "IOB1" and not touches else "B"
+        for k in range(first, last + 1):
+            tags[k] = f"{begin if k == first else end if k == last else inside}-{kind}"
+        if first == last:
+            tags[first] = f"{begin if scheme == 'IOB1' else single}-{kind}"
+    return tags
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=8, max_size=8), st.sampled_from(["IOB1", "BIES", "BILU", "BMES"]))
+def test_spans_are_those_of_every_scheme(given: list[int], scheme: str) -> None:
+    names = ["O", "B-P", "I-P", "B-Q", "I-Q"]
+    found = {(first, last, "PQ"[kind]) for first, last, kind in spans(given)}
+    every = [["B-P", "I-P", "B-Q", "I-Q"], written_as("IOB2", 8, found)]  # so that all kinds occur
+    data = Tagged([["w"] * 4, ["w"] * 8], [["S-P", "S-P", "S-Q", "S-Q"], written_as(scheme, 8, found)])
+    if scheme in ("IOB1", "BILU"):
+        data = Tagged([["w"] * 4, ["w"] * 8], [["B-P", "B-P", "B-Q", "B-Q"], written_as(scheme, 8, found)])
+    assert data.spans and data.classes == names
+    assert {(a, b, "PQ"[k]) for a, b, k in spans(data.labels[1].tolist())} == found
+    perfect = torch.nn.functional.one_hot(torch.from_numpy(Tagged([["w"] * 4, ["w"] * 8], every).labels[1:]), 5)
+    assert METRICS["span F1"](perfect, data.labels[1:]) == (100 if found else 0)
+
+
+@pytest.mark.parametrize(
+    ("tags", "classes"),
+    [
+        (["B", "I", "O"], ["O", "B", "I"]),
+        (["S", "O", "B", "E", "I"], ["O", "B", "I"]),
+        (["B", "O"], None),  # of other things
+        (["B-P", "I", "O"], None),
+        (["L-P", "E-P", "O"], None),  # of two schemes
+        (["NOUN", "VERB", "O"], None),
+        (["O", "-"], ["O"]),
+    ],
+)
+def test_tags_of_spans_are_known_by_their_form(tags: list[str], classes: list[str] | None) -> None:
+    data = Tagged([["w"] * len(tags)], [tags])
+    assert data.spans is (classes is not None) and data.classes == (classes or sorted(set(tags)))
+
+
 def test_the_loss_counts_every_word_once() -> None:
     logits, labels = torch.randn(3, 4, 5), torch.randint(0, 5, (3, 4))
     labels[0, 2:] = labels[2] = -100
