@@ -188,6 +188,7 @@ class ColumnTexts(_Strings):
 def text_corpus(
     place: str | Path,
     *,
+    suffix: str | None = None,
     separator: str | None = None,
     text: str | None = None,
     text_pair: str | None = None,
@@ -205,6 +206,7 @@ def text_corpus(
             folder of such files, with one class per sub-folder if there are several (documents beside them, and in one
             called "unsup", are unlabelled). Files of other kinds are counted in ``skipped``. Compressed files
             (``.gz``, ``.bz2``, ``.xz``, ``.zst``) are unpacked into temporary ones.
+        suffix: that of the files to read of a folder, such as ``.md`` or ``.py``; None: those above.
         separator: what separates the documents of a ``.txt`` file: "blank-line" (lines without other characters than
             white space; each line ends a sentence), "line", or "file" for one document per file. None: "file" in a
             folder; for a single file "blank-line" if it has blank lines between others, else "line".
@@ -232,6 +234,9 @@ def text_corpus(
     place = os.path.expanduser(str(place))
     if separator is not None and separator not in SEPARATORS:
         raise ValueError(f"separator: expected one of {', '.join(SEPARATORS)} or None, got {separator!r}")
+    if suffix is not None and (suffix != ending(suffix + suffix) or is_file(place)):
+        got = f"{suffix!r} of the file {place!r}" if is_file(place) else repr(suffix)
+        raise ValueError(f"suffix: expected that of the files of a folder, in lower case, such as .md, got {got}")
     known_errors(errors)
     if known_encoding(encoding) and bytes(range(128)).decode(encoding, "replace") != "".join(map(chr, range(128))):
         raise ValueError(f"encoding: expected one with the bytes of ASCII, got {encoding!r}; convert the file (iconv)")
@@ -246,15 +251,16 @@ def text_corpus(
     if not is_folder(place):
         raise FileNotFoundError(f"place: no file or folder {place!r}")
     there = sorted(_below(place))
-    found = [own for own in there if kind_of(own) in SUFFIXES]
-    others = Counter(ending(own) or "no suffix" for own in there if kind_of(own) not in SUFFIXES)
+    wanted = SUFFIXES if suffix is None else (suffix,)
+    found = [own for own in there if kind_of(own) in wanted]
+    others = Counter(ending(own) or "no suffix" for own in there if kind_of(own) not in wanted)
     if not found:
         packed = sorted(COMPRESSED.keys() & others)
         rest = ", ".join(sorted(set(others) - set(packed)))
         raise ValueError(
-            f"place: expected {' or '.join(SUFFIXES)} files in {place!r}, there are none"
+            f"place: expected {' or '.join(wanted)} files in {place!r}, there are none"
             + (f"; files with {', '.join(packed)} are to be unpacked" if packed else "")
-            + (f"; files with {rest} are opened by their own names" if rest else "")
+            + (f"; files with {rest} are opened by their own names, texts of one kind with #suffix=.md" if rest else "")
         )
     kinds = {kind_of(own) for own in found}
     if len(kinds) > 1:
@@ -276,7 +282,7 @@ def text_corpus(
     )
     names: list[str] = []
     for own, count in zip(found, counts):
-        names += [own] if separator in (None, "file") and kinds == {".txt"} else _numbered(own, count)
+        names += [own] if separator in (None, "file") and kinds != {".jsonl"} else _numbered(own, count)
     folders = [own.partition("/")[0] if "/" in own else _UNLABELLED for own in found]
     labels, classes = None, sorted(set(folders) - {_UNLABELLED})
     if len(classes) > 1 or (classes and _UNLABELLED not in folders):

@@ -20,7 +20,7 @@ from fastssl.data.text_files import SUFFIXES, text_corpus
 
 _OPTIONS: dict[Callable[..., Corpus], tuple[str, ...]] = {
     text_table: ("text", "text_pair", "label", "score", "split", "encoding", "errors"),
-    text_corpus: ("separator", "text", "text_pair", "label", "score", "encoding", "errors"),
+    text_corpus: ("suffix", "separator", "text", "text_pair", "label", "score", "encoding", "errors"),
 }
 
 

@@ -489,6 +489,27 @@ def test_a_zero_byte_is_no_text_wherever_it_is(
     assert read is not None and read.endswith("a\ufffdb") is bool(kind) and "a\ufffdb" in read
 
 
+def test_texts_of_a_folder_have_any_suffix(tmp_path: Path) -> None:
+    """Notes and code: of a folder with others, also compressed."""
+    for own in ("a.py", "b/c.py", ".git/d.py", "e.PY", "f.png", "notes.md", "g.txt"):
+        (tmp_path / own).parent.mkdir(exist_ok=True)
+        (tmp_path / own).write_text(f"of {own}\n\nand more\n")
+    (tmp_path / "z.py.gz").write_bytes(gzip.compress(b"packed\n"))
+    code: Any = fastssl.data.open(f"text:{tmp_path}#suffix=.py")
+    assert list(code.names) == ["a.py", "b/c.py", "e.PY", "z.py.gz"] and code.text(3) == "packed\n"
+    assert code.text(0) == "of a.py\n\nand more\n"
+    assert code.skipped == {"files with .md": 1, "files with .png": 1, "files with .txt": 1}
+    assert len(fastssl.data.open(f"text:{tmp_path}#suffix=.md:separator=line")) == 2
+    (tmp_path / "g.txt").unlink()
+    with pytest.raises(ValueError, match=r"expected .txt or .jsonl files in .* texts of one kind with #suffix=.md"):
+        fastssl.data.open(f"text:{tmp_path}")
+    with pytest.raises(ValueError, match=r"expected .rs files in"):
+        fastssl.data.open(f"text:{tmp_path}#suffix=.rs")
+    for place, wrong in ((tmp_path, "py"), (tmp_path, ".PY"), (tmp_path / "a.py", ".py")):
+        with pytest.raises(ValueError, match="suffix: expected that of the files of a folder, in lower case, such as"):
+            fastssl.data.open(f"text:{place}#suffix={wrong}")
+
+
 def test_files_that_are_no_texts_are_not_read_as_texts(tmp_path: Path) -> None:
     for name, content in (("a.parquet", b"PAR1\x15\x04\0\0"), ("b.txt", b"\x89PNG\0\n")):
         (tmp_path / name).write_bytes(content)
