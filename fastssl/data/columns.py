@@ -96,9 +96,10 @@ def text_columns(there: Iterable[str], where: str, given: Mapping[str, str | Non
         )
     if text is None:
         known = f"of texts ({', '.join(SENTENCES)}) or of paths ({', '.join(PATHS)})"
+        unnamed = f"; two columns of texts without a first row of names are pairs:{where}" * (len(columns) == 2)
         raise ValueError(
             f"{where}: expected a column {known}, got {', '.join(columns) or 'none'}; others are named: "
-            f"{where}#text=NAME, of pairs #text=NAME:text_pair=NAME, of images #path=NAME"
+            f"{where}#text=NAME, of pairs #text=NAME:text_pair=NAME, of images #path=NAME{unnamed}"
         )
     label, score = chosen.get("label"), chosen.get("score")
     if label is None and score is None:

@@ -489,6 +489,15 @@ def test_a_zero_byte_is_no_text_wherever_it_is(
     assert read is not None and read.endswith("a\ufffdb") is bool(kind) and "a\ufffdb" in read
 
 
+def test_parallel_texts_without_names_are_named_as_pairs(tmp_path: Path) -> None:
+    """The error names what reads the file."""
+    (tmp_path / "es-en.tsv").write_text("la casa\tthe house\nel pan\tthe bread\n")
+    with pytest.raises(ValueError, match="without a first row of names are (pairs:.*)") as caught:
+        fastssl.data.open(tmp_path / "es-en.tsv")
+    read: Any = fastssl.data.open(str(caught.value).rpartition("are ")[2])
+    assert [read.pair(k) for k in range(2)] == [("la casa", "the house"), ("el pan", "the bread")]
+
+
 def test_texts_of_a_folder_have_any_suffix(tmp_path: Path) -> None:
     """Notes and code: of a folder with others, also compressed."""
     for own in ("a.py", "b/c.py", ".git/d.py", "e.PY", "f.png", "notes.md", "g.txt"):
