@@ -308,7 +308,7 @@ def test_a_run_on_windows_of_an_earlier_version_is_not_resumed_on_others(
     path = out / "checkpoint" / "state.json"
     state = json.loads(path.read_text())
     file, (start, stop) = TokenFile(out / "corpus.tok"), state["source"]["span"]
-    length = load_method(out).length  # type: ignore[union-attr]
+    length = load_method(out).length
     kind = {"gpt": "stream", "bert": "sentences"}[method]
     state["source"]["fingerprint"] = digest(file.fingerprint, kind, str((length, start, stop)))
     path.write_text(json.dumps(state))

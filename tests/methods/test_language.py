@@ -425,10 +425,15 @@ def test_prompts_of_any_lengths_are_continued_as_each_alone(network: str, window
 
 def test_prompts_are_continued_in_one_pass() -> None:
     model = method_of("gpt", "transformer").network
-    rows: list[int] = []
-    model.head = lambda own=model.head: (own(), rows.append(1))[0]  # type: ignore[method-assign,misc]
+    own, rows = model.hidden, []
+
+    def hidden(tokens: Tensor, *more: Any, **options: Any) -> Tensor:
+        rows.append(len(tokens))
+        return own(tokens, *more, **options)
+
+    model.hidden = hidden  # type: ignore[method-assign]
     generate(model, [np.arange(5, 6 + k) for k in range(16)], 10)
-    assert len(rows) == 10
+    assert rows == [16] * 10
 
 
 @pytest.mark.parametrize("name", ["t5", "bart"])
@@ -436,7 +441,8 @@ def test_decoders_write_for_texts_of_any_lengths_as_for_each_alone(name: str) ->
     pytest.importorskip("transformers")
     method = method_of(name).eval()
     if name == "bart":  # with random weights it repeats the start, which is the end
-        method.network.network.final_logits_bias[0, method.tokenizer.sep] = -100  # type: ignore[index,union-attr]
+        bias_of: Any = method.network.network.final_logits_bias
+        bias_of[0, method.tokenizer.sep] = -100
     prompts = ["The state of the union.", "My", "", "My fellow [MASK]"]
     for how in ({"temperature": 0.0}, {"seed": 3, "top_k": 50}):
         alone = [method.generate(2, prompt=text, tokens=12, **how).values for text in prompts]  # type: ignore[call-arg]

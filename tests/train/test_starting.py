@@ -724,7 +724,10 @@ def test_models_without_their_head_are_embedded_and_neither_scored_nor_sampled_f
     train_tokenizer(["a few words"], "bpe", 300).model.save(str(tmp_path / "m" / "tokenizer.json"))  # type: ignore[attr-defined]
     (tmp_path / "texts.txt").write_text("a few words\n\n" * 20)
     given, data = f"huggingface:{tmp_path / 'm'}", ["--data", tmp_path / "texts.txt"]
-    commands = [["evaluate", given, *data], *([["generate", given]] if name in ("Llama", "Qwen3", "GPT2") else [])]
+    commands: list[list[Any]] = [
+        ["evaluate", given, *data],
+        *([["generate", given]] if name in ("Llama", "Qwen3", "GPT2") else []),
+    ]
     for command in commands:
         said = run(*command, code=2 if part else 0)
         assert part is None or f"saved without its head ({part}" in said, said
