@@ -138,7 +138,7 @@ def _work(
 ) -> int:
     import torch
 
-    from fastssl.cli.evaluation import data_of, model_of
+    from fastssl.cli.evaluation import data_of, model_of, ranges_as_trained
     from fastssl.data import open as open_source
     from fastssl.evaluate import embed as write_features
 
@@ -148,7 +148,8 @@ def _work(
     if asked.data is None and state is None:
         raise ValueError("data: expected a data set (--data)")
     data = asked.data or data_of(state or {})
-    source = open_source(data, part=asked.part)
+    with ranges_as_trained([state or {}]):
+        source = open_source(data, part=asked.part)
     if rank == 0:
         note_part(source, data)
 

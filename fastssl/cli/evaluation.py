@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,25 @@ def data_of(state: dict[str, Any]) -> str:
     if place is not None:
         raise FileNotFoundError(f"data: the run was trained on {place!r}, which is no longer there; give --data")
     return str(where)
+
+
+@contextmanager
+def ranges_as_trained(states: Iterable[Mapping[str, Any]]) -> Iterator[None]:
+    """Context in which images are read with the range of values of the runs, where none is named behind the data.
+
+    Raises:
+        ValueError: several runs of different ranges.
+    """
+    from fastssl.data.value_range import trained
+
+    found = {tuple(state.get("source", {}).get("value_range") or ()) for state in states} or {()}
+    if len(found) > 1:
+        raise ValueError(f"runs: expected one range of values, they were trained with {found}")
+    before = trained.set(found.pop() or None)
+    try:
+        yield
+    finally:
+        trained.reset(before)
 
 
 def common_data(runs: Sequence[Path]) -> str:
@@ -84,7 +103,7 @@ def prepared(method: Any, source: Any, checkpoint: str | Path, part: str) -> Any
 @contextmanager
 def leaving_out(on_error: str | None, runs: Sequence[Path] = ()) -> Iterator[None]:
     """Context in which data is opened without the items that cannot be read, with ``on_error="skip"``; None: as the
-    runs were trained.
+    runs were trained; and images with their range of values (:func:`ranges_as_trained`).
 
     Raises:
         ValueError: neither "raise" nor "skip".
@@ -94,11 +113,15 @@ def leaving_out(on_error: str | None, runs: Sequence[Path] = ()) -> Iterator[Non
 
     if on_error not in (None, "raise", "skip"):
         raise ValueError(f"on_error: expected 'raise' or 'skip', got {on_error!r}")
+    states = list(map(load_state, runs))
     if on_error is None:
         # word2vec has no such option, and records how its data was opened.
-        stored = [state.get(part, {}) for state in map(load_state, runs) for part in ("options", "source")]
+        stored = [state.get(part, {}) for state in states for part in ("options", "source")]
         on_error = "skip" if any(given.get("on_error") == "skip" for given in stored) else "raise"
-    with unreadable_left_out(partial(echo, style="yellow"), item_progress) if on_error == "skip" else nullcontext():
+    left_out = (
+        unreadable_left_out(partial(echo, style="yellow"), item_progress) if on_error == "skip" else nullcontext()
+    )
+    with left_out, ranges_as_trained(states):
         yield
 
 

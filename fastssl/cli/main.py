@@ -678,7 +678,8 @@ def evaluate(
     if started_by_torchrun() > 1:
         raise ValueError(f"evaluate runs in one process, torchrun started {started_by_torchrun()}")
     context.with_resource(automatic_precision(precision or "auto"))
-    context.with_resource(leaving_out(on_error, [] if named or is_word_run(checkpoint) else [checkpoint]))
+    run = [] if named or is_word_run(checkpoint) else [checkpoint]
+    context.with_resource(leaving_out(on_error, run))
     if named:
         if protocol in DENSE_PROTOCOLS:
             raise ValueError(

@@ -170,6 +170,7 @@ def describe_source(source: Any) -> str:
     if len(source.classes):
         parts.append(f"{amount(len(source.classes), 'class')}")
     from fastssl.data.summary import sizes_of
+    from fastssl.data.value_range import described_range
 
     sizes = [] if texts else sizes_of(source, FEW)
     if sizes:
@@ -179,6 +180,8 @@ def describe_source(source: Any) -> str:
         )
     if (columns := getattr(source, "columns", None)) is not None:
         parts.append(str(columns))
+    if source.value_range is not None:
+        parts.append(described_range(source.value_range))
     left = ", ".join(f"{count:,} {why}" for why, count in source.skipped.items())
     return ", ".join(parts) + (f" (left out: {left})" if left else "")
 

@@ -20,6 +20,7 @@ from fastssl.data.labels import numbered_labels
 from fastssl.data.parts import PARTS
 from fastssl.data.source import Source, as_array, checked_labels, checked_scores
 from fastssl.data.storage import content, is_url, name_of, parent
+from fastssl.data.value_range import ValueRange
 
 log = logging.getLogger("fastssl")
 IN_PARTS = (("{}_images", "{}_labels"), ("x_{}", "y_{}"))  # MedMNIST, Keras
@@ -31,7 +32,7 @@ def stack(place: str, **options: Any) -> Source:
 
     Args:
         place: path or URL.
-        options: options of :class:`FileSource`, for one image.
+        options: options of :class:`FileSource`; of a stack ``value_range`` alone.
 
     Raises:
         ValueError: no array.
@@ -44,7 +45,7 @@ def stack(place: str, **options: Any) -> Source:
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"data: {place!r} cannot be read as an array ({error})") from error
     if array.ndim in (4, 5):
-        return ArraySource(array, name=name_of(place))
+        return ArraySource(array, name=name_of(place), value_range=options.get("value_range"))
     if array.ndim == 3 and array.shape[-1] not in CHANNELS:
         log.warning(
             "data: %s, of shape %s, is one image [H, W, C]; grey images are saved as [N, H, W, 1]", place, array.shape
@@ -52,7 +53,7 @@ def stack(place: str, **options: Any) -> Source:
     return FileSource([os.path.basename(place)], name=name_of(place), root=parent(place), **options)
 
 
-def archive(place: str, part: str, given: Mapping[str, str]) -> Source:
+def archive(place: str, part: str, given: Mapping[str, str], value_range: ValueRange | None = None) -> Source:
     """A ``.npz`` file, one of whose arrays is the images, and another one may be their labels: integers, or names.
 
     Without options these are its only array; "images" and "labels", or "x" and "y"; or those of the part,
@@ -62,6 +63,7 @@ def archive(place: str, part: str, given: Mapping[str, str]) -> Source:
         place: path or URL.
         part: "train" or "test", where it has both.
         given: "images", "labels" -> names of arrays.
+        value_range: as of :class:`ArraySource`.
 
     Raises:
         ValueError: no such arrays, or none that can be read.
@@ -80,7 +82,7 @@ def archive(place: str, part: str, given: Mapping[str, str]) -> Source:
             f"data: expected the array of images, and that of labels if there is one, as "
             f"{place}#images=NAME:labels=NAME, with names of {', '.join(names)}{got}"
         )
-    source = ArraySource(chosen["images"], name=name_of(place))
+    source = ArraySource(chosen["images"], name=name_of(place), value_range=value_range)
     source.part = part if of_part else None
     return labelled(source, chosen["labels"]) if "labels" in chosen else source
 

@@ -13,16 +13,17 @@ from fastssl.data.bands import ImageError
 from fastssl.data.decode import as_pixels
 from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest, empty_texts
 from fastssl.data.storage import state_of
+from fastssl.data.value_range import ValueRange, checked_range
 
 _FINGERPRINTED = 1024  # images whose pixels are hashed
 
 
-def _pixels(images: Any, name: str) -> np.ndarray:
+def _pixels(images: Any, name: str, value_range: ValueRange | None) -> np.ndarray:
     """:func:`as_pixels` of images of which none can be left out, because all are converted at once."""
     try:
-        return as_pixels(images, name)
+        return as_pixels(images, name, value_range)
     except ImageError as error:
-        raise ValueError(f"{error}; images are uint8, integers from 0 to 65,535, or floats from 0 to 1") from error
+        raise ValueError(str(error)) from error
 
 
 class ArraySource(Source):
@@ -31,19 +32,20 @@ class ArraySource(Source):
     Args:
         images: uint8 array or tensor [N, H, W, C], [N, C, H, W] or [N, H, W] (grey); [N, K, H, W, C] for K images of
             the same object per item, from which methods take different views; or a list of arrays, tensors or Pillow
-            images. Floats in [0, 1] are converted to uint8, and integers of up to 16 bits as those of files are
-            (:func:`fastssl.data.read_image`), an array with one shift for all of its images. Where height or width
-            could be channels (1, 3 or 4 pixels), tensors are [N, C, H, W] and arrays [N, H, W, C].
+            images. Floats in [0, 1], uint16, and other integers from 0 to 255 are converted to uint8 as those of files
+            are (:func:`fastssl.data.read_image`). Where height or width could be channels (1, 3 or 4 pixels), tensors
+            are [N, C, H, W] and arrays [N, H, W, C].
         labels: integers [N], -1 for unknown classes; None: no labels.
         classes: names of the classes.
         name: name of the data set in logs and checkpoints.
         names: names of the items.
         texts: texts of the items.
+        value_range: as of :func:`fastssl.data.read_image`, of all images.
 
     Raises:
         TypeError: not an image.
-        ValueError: no images, other shapes, floats outside of [0, 1], integers that are negative or of more than 16
-            bits, or a wrong number of labels, names or texts.
+        ValueError: no images, other shapes, without a range floats outside of [0, 1] or integers outside of that of
+            their dtype, or a wrong number of labels, names or texts.
 
     Example:
         >>> import numpy as np
@@ -61,7 +63,10 @@ class ArraySource(Source):
         name: str = "images",
         names: Sequence[str] | None = None,
         texts: Sequence[str] | None = None,
+        *,
+        value_range: ValueRange | None = None,
     ) -> None:
+        self.value_range = checked_range(value_range)
         if isinstance(images, (np.ndarray, Tensor)):
             if images.ndim == 3 and images.shape[-1] not in CHANNELS:  # else it could be one image
                 images = images[:, None] if isinstance(images, Tensor) else images[..., None]
@@ -70,10 +75,10 @@ class ArraySource(Source):
                     "images: expected [N, H, W, C], [N, C, H, W], [N, H, W] or [N, K, H, W, C], got shape "
                     f"{tuple(images.shape)}"
                 )
-            pixels = _pixels(images, "images")
+            pixels = _pixels(images, "images", self.value_range)
             self.images: Any = pixels if pixels.ndim == 5 else pixels[:, None]
         else:
-            self.images = [_pixels(image, f"images[{k}]") for k, image in enumerate(images)]
+            self.images = [_pixels(image, f"images[{k}]", self.value_range) for k, image in enumerate(images)]
         count = len(self.images)
         if not count:
             raise ValueError("images: expected at least one image, got none")
@@ -132,6 +137,7 @@ class ArraySource(Source):
         part.reduced = None if self.reduced is None else self.reduced[ids]
         part.labels = None if self.labels is None else self.labels[ids]
         part.classes, part.name, part.embedded = self.classes, name or self.name, self.embedded
+        part.value_range = self.value_range
         part.names = [self.names[i] for i in ids]
         part.texts = None if self.texts is None else [self.texts[i] for i in ids]
         return part

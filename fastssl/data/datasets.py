@@ -20,6 +20,7 @@ from fastssl.data.storage import ending
 from fastssl.data.table_splits import SPLITS, split_rows
 from fastssl.data.tables import listed_images, lists_images
 from fastssl.data.text_files import hub_corpus
+from fastssl.data.value_range import ValueRange, checked_range
 
 IMAGES = ("image", "img", "images", "pixel_values")
 LABELS = ("label", "fine_label", "labels", "target")
@@ -36,6 +37,7 @@ class DatasetSource(Source):
         dataset: has ``__len__`` and ``__getitem__``; images are arrays, tensors or Pillow images of any size, without
             random transforms.
         name: name of the data set in logs and checkpoints; None: the name of its class.
+        value_range: as of :func:`fastssl.data.read_image`, of all images.
 
     Raises:
         TypeError: (on access) items without an image, labels that are no integers, or texts that are no strings.
@@ -47,7 +49,8 @@ class DatasetSource(Source):
         4
     """
 
-    def __init__(self, dataset: Any, name: str | None = None) -> None:
+    def __init__(self, dataset: Any, name: str | None = None, *, value_range: ValueRange | None = None) -> None:
+        self.value_range = checked_range(value_range)
         self.dataset, self.name = dataset, name or type(dataset).__name__
         self.classes = [str(c) for c in getattr(dataset, "classes", [])]
         for key in ("targets", "labels"):
@@ -77,9 +80,8 @@ class DatasetSource(Source):
                 raise TypeError(f"{name}: expected an image, an (image, label) pair or a mapping, got None")
         if image is None:
             raise TypeError(f"{name}: expected an item with one of {IMAGES}, got {sorted(given)}")
-        images = (
-            tuple(as_pixels(i, name) for i in image) if isinstance(image, (tuple, list)) else (as_pixels(image, name),)
-        )
+        several = image if isinstance(image, (tuple, list)) else [image]
+        images = tuple(as_pixels(one, name, self.value_range) for one in several)
         known = None if label is None else _label(label, name)
         return Item(images=images, label=known, text=_text(text, name), name=name)
 
@@ -122,14 +124,23 @@ class HubSource(Source):
         name: name of the data set in logs and checkpoints.
         columns: "image", "label" or "text" -> the column of it, where it is not the first of its type; "score" -> the
             column of numbers to predict, in place of labels.
+        value_range: as of :func:`fastssl.data.read_image`, of all images.
 
     Raises:
         ValueError: no column of images, a column of another type, labels and scores, or a score that is no number.
     """
 
-    def __init__(self, table: Any, name: str, columns: Mapping[str, str] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        table: Any,
+        name: str,
+        columns: Mapping[str, str] = MappingProxyType({}),
+        *,
+        value_range: ValueRange | None = None,
+    ) -> None:
         import datasets
 
+        self.value_range = checked_range(value_range)
         self.table, self.name = table, name
         kinds = table.features
         images = [column for column, kind in kinds.items() if isinstance(kind, datasets.Image)]
@@ -175,7 +186,7 @@ class HubSource(Source):
         row = self.table[int(self.rows[check_index(index, len(self))])]
         given = self.texts[index] if self.texts is not None else None if self.text is None else row[self.text]
         return Item(
-            images=(as_pixels(row[self.image], self.name_of(index)),),
+            images=(as_pixels(row[self.image], self.name_of(index), self.value_range),),
             label=self.label_of(index),
             text=_text(given, self.name_of(index)),
             name=str(index),
@@ -215,7 +226,8 @@ def hub(
 
     Args:
         path: a folder that ``save_to_disk`` has written, a folder of Parquet or Arrow files, a Parquet file, or a name.
-        options: those of :class:`FileSource` for images that a folder or file lists by their paths.
+        options: those of :class:`FileSource` for images that a folder or file lists by their paths; of images in it
+            ``value_range`` alone.
         split: open this split alone, also one by its name in a column of splits.
         columns: "image", "text", "text_pair", "label" or "score" -> the column of it (in an object "translation.de"),
             where it is not found by its name or type; "name" -> the configuration to load; "path" and "images" as of
@@ -259,7 +271,7 @@ def hub(
         made[key] = (
             listed_images(listed, table.to_list(), columns, None, **options)
             if of_paths
-            else _read(table, name, columns, where)
+            else _read(table, name, columns, where, options.get("value_range"))
         )
         made[key].name = name
     return made
@@ -313,7 +325,9 @@ def _is_bytes(kind: Any) -> bool:
     return getattr(kind["bytes"] if pair else kind, "dtype", "") in ("binary", "large_binary")
 
 
-def _read(table: Any, name: str, columns: Mapping[str, str], where: str) -> Source:
+def _read(
+    table: Any, name: str, columns: Mapping[str, str], where: str, value_range: ValueRange | None = None
+) -> Source:
     import datasets
 
     if not any(isinstance(kind, datasets.Image) for kind in table.features.values()):
@@ -325,4 +339,6 @@ def _read(table: Any, name: str, columns: Mapping[str, str], where: str) -> Sour
     known = ("image", "label", "text", "score") if images else ("text", "text_pair", "label", "score")
     check_options(columns, name, (*known, "name"))
     columns = {role: known_column(table.features, name, role, column) for role, column in columns.items()}
-    return HubSource(table, name, columns) if images else hub_corpus(table, name, columns, where)
+    if images:
+        return HubSource(table, name, columns, value_range=value_range)
+    return hub_corpus(table, name, columns, where)

@@ -20,6 +20,7 @@ from fastssl.data.bands import ImageError, read_bands
 from fastssl.data.pillow_limit import allowed
 from fastssl.data.pillow_memory import shared_pixels
 from fastssl.data.source import Reduction
+from fastssl.data.value_range import ValueRange, eight_bits
 from fastssl.ops import extension
 
 if TYPE_CHECKING:
@@ -121,37 +122,47 @@ def _tried(source: str | Path | bytes) -> Image.Image:
     return Image.open(io.BytesIO(source), formats=("JPEG",) if source.startswith(b"\xff\xd8\xff") else None)
 
 
-def to_array(image: Image.Image, name: str, *, shared: bool = False, orientation: bool = True) -> np.ndarray:
+def to_array(
+    image: Image.Image,
+    name: str,
+    *,
+    shared: bool = False,
+    orientation: bool = True,
+    value_range: ValueRange | None = None,
+) -> np.ndarray:
     """Decodes an opened image: uint8 [H, W, 3], or [H, W, 1] for grey ones (of one bit or a palette of greys, too).
 
     Alpha is dropped, other palettes and CMYK are converted to RGB, and only the first frame of an animation is read.
-    Integers of more than 8 bits are shifted right by the smallest of 0, 4 and 8 bits that fits the largest value, so
-    that 12-bit data in a 16-bit file keeps its 8 most significant bits. Floats in [0, 1] are scaled to 0 to 255, larger
-    ones are treated as integers.
+    Integers of 16 bits are scaled from 0 to 65,535, floats from 0 to 1, or both, and images of 8 bits, from a range
+    that is given (:func:`fastssl.data.value_range.eight_bits`), never by the values of one image.
 
     Args:
         image: an open Pillow image.
         name: name in error messages.
         shared: allow colours as [H, W, 4] in Pillow's own memory, without a copy.
         orientation: apply the EXIF orientation. torchvision's ImageFolder does not.
+        value_range: the values that become 0 and 255; None: those of the dtype.
 
     Raises:
-        ImageError: a damaged image, or negative or non-finite values.
+        ImageError: a damaged image, or values outside of the range of its dtype, without one that is given.
     """
     from PIL import Image as Pillow
 
     try:
         if image.mode.startswith(("I", "F")):
-            return _turned(_eight_bits(np.asarray(image), name)[:, :, None], image, orientation)
+            deep = np.asarray(image)
+            if image.mode == "I" and 0 <= deep.min(initial=0) <= deep.max(initial=0) < 2**16:
+                deep = deep.astype(np.uint16)  # Pillow has 32 bits for some files of 16, such as PGM
+            return _turned(eight_bits(deep, name, value_range)[:, :, None], image, orientation)
         if image.mode not in ("L", "RGB", "RGBX"):  # RGBX: four bands of a TIFF
             image.load()
             image = without_alpha(image, "L" if _is_grey(image) else "RGB")
-        if shared:
+        if shared and value_range is None:
             image.load()
             pixels = shared_pixels(image)
             if pixels is not None:
                 return _turned(pixels, image, orientation)
-        array = np.asarray(image)
+        array = eight_bits(np.asarray(image), name, value_range)
     except ImageError:
         raise
     except (Pillow.DecompressionBombError, *_DAMAGED) as error:
@@ -165,20 +176,6 @@ def _is_grey(image: Image.Image) -> bool:
         return image.mode in ("1", "LA", "La")
     colors = np.frombuffer(image.im.getpalette("RGB"), np.uint8).reshape(-1, 3)
     return bool((colors == colors[:, :1]).all())
-
-
-def _eight_bits(values: np.ndarray, name: str) -> np.ndarray:
-    """Integers or floats of any range to uint8."""
-    floats = values.dtype.kind == "f"
-    if (floats and not np.isfinite(values).all()) or values.min(initial=0) < 0:
-        raise ImageError(f"{name}: expected finite values >= 0, got {values.min()} to {values.max()}")
-    largest = float(values.max(initial=0))
-    if floats and largest <= 1:
-        return (values * 255).round().astype(np.uint8)
-    if largest >= 2**16:
-        raise ImageError(f"{name}: expected values of at most 16 bits, got up to {largest:g}")
-    bits = next(b for b in (8, 12, 16) if largest < 2**b)
-    return ((values.astype(np.int64) if floats else values) >> (bits - 8)).astype(np.uint8)
 
 
 def orientation_of(image: Image.Image) -> int:
@@ -205,20 +202,20 @@ def _turned(pixels: np.ndarray, image: Image.Image, orientation: bool) -> np.nda
     return np.array(pixels, order="C", subok=True)
 
 
-def as_pixels(image: Any, name: str) -> np.ndarray:
+def as_pixels(image: Any, name: str, value_range: ValueRange | None = None) -> np.ndarray:
     """Converts an array, tensor or Pillow image, or a batch of images, to uint8 [..., H, W, C].
 
-    Channels may come first, last, or not at all (grey); floats in [0, 1] are scaled to 0 to 255, integers of more than
-    8 bits are shifted as those of files (:func:`to_array`), all images of a batch by as many bits. If both dimensions
-    are 1, 3 or 4, channels come first in tensors and last in arrays (:func:`fastssl.augment.images.channels_first`); if
-    neither is, the smaller one is taken as the channels.
+    Channels may come first, last, or not at all (grey); ``value_range`` is as of :func:`to_array`: without it floats in
+    [0, 1], uint16, and other integers from 0 to 255 are taken. If both dimensions are 1, 3 or 4, channels come first in
+    tensors and last in arrays (:func:`fastssl.augment.images.channels_first`); if neither is, the smaller one is taken
+    as the channels.
 
     Raises:
         TypeError: not an image.
-        ValueError: other shapes, floats outside of [0, 1], or integers that are negative or of more than 16 bits.
+        ValueError: other shapes, or without a range other values.
     """
     if hasattr(image, "convert") and hasattr(image, "mode"):
-        return to_array(image, name, orientation=False)
+        return to_array(image, name, orientation=False, value_range=value_range)
     tensor = isinstance(image, Tensor) and image.dim() > 2
     if isinstance(image, Tensor):
         image = image.detach().cpu()
@@ -226,17 +223,9 @@ def as_pixels(image: Any, name: str) -> np.ndarray:
     array = image.numpy() if isinstance(image, Tensor) else image
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{name}: expected an array, a tensor or a Pillow image, got {type(image).__name__}")
-    if array.dtype.kind == "f":
-        low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
-        if not 0 <= low <= high <= 1:
-            raise ValueError(f"{name}: expected floats in [0, 1], or uint8, got {low:g} to {high:g}")
-        array = (array * 255).round().astype(np.uint8)
-    elif array.dtype == np.bool_:
-        array = array.astype(np.uint8) * 255
-    elif array.dtype.kind in "iu" and array.dtype != np.uint8:
-        array = _eight_bits(array, name)
-    if array.dtype != np.uint8:
-        raise TypeError(f"{name}: expected uint8, integers of up to 16 bits, or floats in [0, 1], got {array.dtype}")
+    if array.dtype.kind not in "buif":
+        raise TypeError(f"{name}: expected booleans, integers or floats, got {array.dtype}")
+    array = eight_bits(array, name, value_range)
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim < 3 or 0 in array.shape[-3:]:
@@ -260,6 +249,7 @@ def read_image(
     orientation: bool = True,
     reduce: Reduction | None = None,
     shared: bool = False,
+    value_range: ValueRange | None = None,
 ) -> np.ndarray:
     """Reads a JPEG, PNG, WebP, ... file as uint8 [H, W, 3], or [H, W, 1] if grey (see :func:`to_array`); arrays
     (``.npy``) and multi-channel TIFF files as [H, W, C] (see :mod:`fastssl.data.bands`).
@@ -271,6 +261,8 @@ def read_image(
         orientation: apply the EXIF orientation.
         reduce: maps (height, width) to the factor 1, 2, 4 or 8 by which a JPEG may be decoded smaller, which is faster.
         shared: allow colours as [H, W, 4], without a copy.
+        value_range: the values that become 0 and 255, those outside are clipped and NaN is 0; None: 0 and 65,535 of
+            integers of 16 bits, 0 and 1 of floats. Values of 8 bits are unchanged without it.
 
     Raises:
         ImageError: not an image, or a truncated, damaged or too large one.
@@ -287,7 +279,7 @@ def read_image(
     name = name or _name_of(source)
     with allowed(max_pixels):
         if (bands := read_bands(source, name, max_pixels)) is not None:
-            return as_pixels(bands if bands.dtype == np.uint8 else _eight_bits(bands, name), name)
+            return as_pixels(bands, name, value_range)
         if not isinstance(source, bytes) and extension._C is not None:
             source = extension._C.read_file(source, WHOLE) or source
         with open_image(source, name=name, max_pixels=max_pixels) as image:
@@ -299,7 +291,7 @@ def read_image(
                 scale = reduce((width, height) if turned else (height, width))
                 if scale > 1:
                     image.draft(image.mode, (width // scale, height // scale))
-            return to_array(image, name, shared=shared, orientation=orientation)
+            return to_array(image, name, shared=shared, orientation=orientation, value_range=value_range)
 
 
 def shrink(image: np.ndarray, size: int | None) -> np.ndarray:

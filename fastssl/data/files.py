@@ -26,6 +26,7 @@ from fastssl.data.source import (
     labels_or_scores,
 )
 from fastssl.data.storage import content, is_url, join, name_of, state_of
+from fastssl.data.value_range import ValueRange, checked_range
 
 log = logging.getLogger("fastssl")
 
@@ -129,6 +130,7 @@ class FileSource(PathSource):
         texts: one text per file; or bool [N]: which files have a ``.txt`` file of the same name.
         max_pixels: larger images raise an error before they are decoded.
         orientation: apply the EXIF orientation. torchvision's ``ImageFolder`` does not.
+        value_range: as of :func:`fastssl.data.read_image`, of all images.
         skipped: reasons for which files were left out -> number of files.
         versions: version of each remote file (such as an ETag); files with a version are cached on disk.
 
@@ -160,6 +162,7 @@ class FileSource(PathSource):
         texts: Sequence[str] | np.ndarray | None = None,
         max_pixels: int = MAX_PIXELS,
         orientation: bool = True,
+        value_range: ValueRange | None = None,
         skipped: Mapping[str, int] | None = None,
         versions: Sequence[str] | None = None,
     ) -> None:
@@ -168,6 +171,7 @@ class FileSource(PathSource):
             raise ValueError(f"texts: expected {len(self.paths)}, one per file, got {len(texts)}")
         self.texts, self.versions = texts, versions
         self.max_pixels, self.orientation = max_pixels, orientation
+        self.value_range = checked_range(value_range)
 
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
         path = self.path(index)
@@ -179,6 +183,7 @@ class FileSource(PathSource):
                 orientation=self.orientation,
                 reduce=reduce,
                 shared=True,
+                value_range=self.value_range,
             )
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{path}: no such file{self._elsewhere(self.paths[index])}") from error
@@ -215,10 +220,10 @@ class FileSource(PathSource):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of relative paths, labels, texts that are in memory and which files have one, and the orientation."""
+        """Hash of relative paths, labels, texts that are in memory and which files have one, and how files are read."""
         texts = [] if self.texts is None else [self.texts] if isinstance(self.texts, np.ndarray) else self.texts
-        turned = [] if self.orientation else ["no orientation"]
-        return digest(super().fingerprint, *texts, *turned) if len(texts) or turned else super().fingerprint
+        read_as = [*([] if self.orientation else ["no orientation"]), *self._read_as()]
+        return digest(super().fingerprint, *texts, *read_as) if len(texts) or read_as else super().fingerprint
 
     def _state(self, index: int) -> str:
         return super()._state(index) + (self._version(index) or "")
@@ -272,6 +277,7 @@ def folder(
     label: str | None = None,
     max_pixels: int = MAX_PIXELS,
     orientation: bool = True,
+    value_range: ValueRange | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> FileSource:
     """Returns the images in a folder, recursively; top-level sub-folders are classes.
@@ -286,6 +292,7 @@ def folder(
             sub-folders: its first group, or what it matches without one. "^(.+)[._][0-9]+" finds "cat" in "cat.0.jpg".
         max_pixels: larger images raise an error before they are decoded.
         orientation: apply the EXIF orientation. torchvision's ``ImageFolder`` does not.
+        value_range: as of :func:`fastssl.data.read_image`, of all images.
         progress: called with the number of images found so far.
 
     Raises:
@@ -322,6 +329,7 @@ def folder(
         texts=listing.texts if listing.texts.any() else None,
         max_pixels=max_pixels,
         orientation=orientation,
+        value_range=value_range,
         skipped=listing.skipped,
         versions=listing.versions,
     )

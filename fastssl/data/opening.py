@@ -58,6 +58,7 @@ from fastssl.data.storage import (
 from fastssl.data.tables import PARQUET
 from fastssl.data.text_parts import number_alike, texts
 from fastssl.data.tokens import TokenFile
+from fastssl.data.value_range import ValueRange, checked_range, take_range, trained
 from fastssl.data.wav import SUFFIX as WAV
 from fastssl.data.wav import WavSource, wav_folder
 
@@ -105,6 +106,7 @@ def open(
     part: str = "train",
     max_pixels: int = MAX_PIXELS,
     orientation: bool = True,
+    value_range: ValueRange | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Source:
     """Opens ``data`` as a source of items.
@@ -145,18 +147,22 @@ def open(
 
             Columns that are not known by their names, and other options, stand behind tables, "text:PATH", "pairs:PATH"
             and "hf:PATH": ``reviews.csv#text=review:label=stars``, ``pairs.tsv#text=a:text_pair=b:score=rating``,
-            ``text:old/#encoding=latin-1``. A path that begins with ``./`` or ``/`` is never interpreted as a name.
+            ``text:old/#encoding=latin-1``. Behind images ``#range=0,4095`` is their ``value_range``. A path that begins
+            with ``./`` or ``/`` is never interpreted as a name.
         labels: one integer per item, -1 for unknown classes, or one name per item, if ``data`` has no labels.
         scores: one number to predict per item, NaN for unknown ones, in place of ``labels``.
         part: split, "train" or "test", of data that has both.
         max_pixels: larger images raise an error before they are decoded.
         orientation: apply the EXIF orientation. torchvision's ``ImageFolder`` does not.
+        value_range: the values of pixels that are read as 0 and 255 in all images, those outside are clipped and NaN is
+            0; None: 0 and 65,535 of integers of 16 bits, 0 and 1 of floats, and 8 bits unchanged.
         progress: called with the number of files found so far.
 
     Raises:
         FileNotFoundError: no such file or folder.
         TypeError: ``data`` is of an unsupported type.
-        ValueError: no images, ``labels`` or ``scores`` for data that has its own, or both.
+        ValueError: no images, ``labels`` or ``scores`` for data that has its own, or both; ``value_range`` for data of
+            8 bits, such as packed files, or of no images.
 
     Example:
         >>> import numpy as np, fastssl.data
@@ -168,10 +174,18 @@ def open(
     if part not in ("train", "test"):
         raise ValueError(f"part: expected 'train' or 'test', got {part!r}")
     options: dict[str, Any] = {"max_pixels": max_pixels, "orientation": orientation}
-    source = _open(data, part, options, progress)
+    asked = checked_range(value_range)
     if isinstance(data, (str, Path)):
-        source.where = _absolute(str(data))
-        source = without_unreadable(source, str(data), part)
+        data, named = without_range(str(data))
+        if asked is not None and named is not None:
+            raise ValueError(f"value_range: expected one, got {asked} and #range={named[0]:g},{named[1]:g}")
+        asked = asked or named
+    options["value_range"] = asked or trained.get()
+    source = _open(data, part, options, progress)
+    check_range(source, asked)
+    if isinstance(data, str):
+        source.where = _with_range(_absolute(data), source.value_range)
+        source = without_unreadable(source, data, part)
     if labels is None and scores is None:
         return source
     if labels is not None and scores is not None:
@@ -180,6 +194,34 @@ def open(
         name = "labels" if scores is None else "scores"
         raise ValueError(f"{name}: expected None, {source.name} has its own labels")
     return labelled(source, labels) if scores is None else scored(source, scores)
+
+
+def without_range(name: str) -> tuple[str, ValueRange | None]:
+    """A name of data without the range behind it, and that range."""
+    place, given = split_options(name)
+    value_range = take_range(given)
+    if value_range is None:
+        return name, None
+    kept = [option for option in re.split(r"(?<!\\):", name[len(place) + 1 :]) if not option.startswith("range=")]
+    return "#".join([place, *([":".join(kept)] if kept else [])]), value_range
+
+
+def check_range(source: Source, asked: ValueRange | None) -> None:
+    """Checks that a source has the range that is asked for.
+
+    Raises:
+        ValueError: it is none of images, or one of 8 bits alone.
+    """
+    if asked is not None and source.value_range != asked:
+        raise ValueError(f"value_range: expected None, {source!r} has no pixels of more than 8 bits")
+
+
+def _with_range(name: str, value_range: ValueRange | None) -> str:
+    """A name of data with a range behind it."""
+    if value_range is None:
+        return name
+    low, high = (f"{value:.17g}" for value in value_range)
+    return f"{name}{':' if split_options(name)[1] else '#'}range={low},{high}"
 
 
 def without_unreadable(source: Source, name: str, part: str) -> Source:
@@ -239,6 +281,9 @@ def names_of(data: str) -> list[str]:
         return [data]
     names: list[str] = []
     parts = re.split(r",(?![^{}]*\})", data)
+    for k in range(len(parts) - 1, 0, -1):
+        if re.search(r"[#:]range=[^:,]*$", parts[k - 1]):  # two numbers, which are no names
+            parts[k - 1 : k + 1] = [",".join(parts[k - 1 : k + 1])]
     while parts:
         most = len(parts)
         if is_url(parts[0]):  # up to what can be no rest of it
@@ -268,8 +313,9 @@ def _open(data: Any, part: str, options: dict[str, Any], progress: Callable[[int
         return data
     if isinstance(data, (str, Path)):
         return _named(str(data), part, options, progress)
+    value_range = options["value_range"]
     if isinstance(data, (np.ndarray, Tensor)):
-        return ArraySource(data)
+        return ArraySource(data, value_range=value_range)
     if isinstance(data, DataLoader):
         return _open(data.dataset, part, options, progress)
     if isinstance(getattr(data, "source", None), Source):  # a Loader
@@ -285,9 +331,9 @@ def _open(data: Any, part: str, options: dict[str, Any], progress: Callable[[int
         if len(data) and all(isinstance(item, (str, Path)) for item in data):
             return _files([str(p) for p in data], None, part, options, progress)
         if not len(data) or not isinstance(data[0], (tuple, dict)):
-            return ArraySource(data)
+            return ArraySource(data, value_range=value_range)
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, IterableDataset):
-        return DatasetSource(data)
+        return DatasetSource(data, value_range=value_range)
     raise TypeError(
         "data: expected a name, a path, images, a data set of (image, label) or a source, got " + type(data).__name__
     )
@@ -376,12 +422,12 @@ def _with_options(
     if (whole := prefixed(place)) != place:
         return _with_options(whole, given, part, options)
     if is_folder(place):
-        check_options(given, f"a folder of images, {place}", ("label",))
+        check_options(given, f"a folder of images, {place}", ("label", "range"))
         return _part(
             place, part, lambda own, show: folder(own, label=given["label"], progress=show, **options), progress
         )
     if ending(place) == NPZ and is_file(place):
-        return archive(place, part, given)
+        return archive(place, part, given, options["value_range"])
     if (_kind(place) in tables.SUFFIXES or (kind_of(place) in tables.LISTS and of_images)) and is_file(place):
         how = {key: given.pop(key) for key in ("encoding", "errors") if key in given}
         return tables.open_table(place, columns=given, part=part, **how, **options)
@@ -579,7 +625,7 @@ def _file(place: str, part: str, options: dict[str, Any]) -> Source:
     if kind == ".npy":
         return stack(place, **options)
     if kind == NPZ:
-        return archive(place, part, {})
+        return archive(place, part, {}, options["value_range"])
     if kind == ".tok":
         return TokenFile(place)
     if kind == WAV:

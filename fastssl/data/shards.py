@@ -26,6 +26,7 @@ from fastssl.data.labels import class_labels
 from fastssl.data.listing import SUFFIXES, Names, readable, unread
 from fastssl.data.source import Item, Reduction, Source, check_index, digest, empty_texts
 from fastssl.data.storage import File, Files, Stream, content, is_url, name_of, open_file
+from fastssl.data.value_range import ValueRange, checked_range
 
 VERSION = 4
 READ_AHEAD = 8 * 2**20  # bytes per request while a remote shard is indexed
@@ -47,6 +48,7 @@ class ShardSource(Source):
         name: name of the data set in logs and checkpoints.
         max_pixels: larger images raise an error before they are decoded.
         orientation: apply the EXIF orientation.
+        value_range: as of :func:`fastssl.data.read_image`, of all images.
         progress: called with the number of shards indexed so far.
 
     Raises:
@@ -72,6 +74,7 @@ class ShardSource(Source):
         *,
         max_pixels: int = MAX_PIXELS,
         orientation: bool = True,
+        value_range: ValueRange | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
         if not len(paths):
@@ -79,6 +82,7 @@ class ShardSource(Source):
         self.paths = [str(p) for p in paths]
         self.name = name or name_of(self.paths[0])
         self.max_pixels, self.orientation = max_pixels, orientation
+        self.value_range = checked_range(value_range)
         indices: list[dict[str, Any]] = []
         self.versions: list[str] = []
         for k, path in enumerate(self.paths):
@@ -122,7 +126,13 @@ class ShardSource(Source):
         if len(file) != size:
             raise ShardError(f"{name}: the shard is cut off; copy it again, its index is made again")
         image = read_image(
-            file, name=name, max_pixels=self.max_pixels, orientation=self.orientation, reduce=reduce, shared=True
+            file,
+            name=name,
+            max_pixels=self.max_pixels,
+            orientation=self.orientation,
+            reduce=reduce,
+            shared=True,
+            value_range=self.value_range,
         )
         return Item(
             images=(image,),
@@ -155,7 +165,7 @@ class ShardSource(Source):
     def fingerprint(self) -> str:
         labels = [] if self.labels is None else [self.labels]
         texts = [] if self.texts is None else self.texts
-        return digest(*self.classes, *labels, self.places, self.keys.bytes, self.keys.offsets, *texts)
+        return digest(*self.classes, *labels, self.places, self.keys.bytes, self.keys.offsets, *texts, *self._read_as())
 
     @property
     def content_key(self) -> str:

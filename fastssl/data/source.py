@@ -85,6 +85,7 @@ class Source:
         skipped: reasons for which files were left out -> number of files.
         part: "train" or "test", where the data has both, of which this is one; or None.
         orientation: whether the EXIF orientation of image files is applied.
+        value_range: the values of pixels that are read as 0 and 255; None: those of their dtype.
         classes_from: where the classes would be, for errors of data with fewer than two; None: nothing to say.
         motions: [N, 6], the motion of the camera between the two images of each item, as of
             :class:`fastssl.data.FrameSource`; None: not known.
@@ -116,6 +117,7 @@ class Source:
     skipped: Mapping[str, int] = MappingProxyType({})
     part: str | None = None
     orientation: bool = True
+    value_range: tuple[float, float] | None = None
     classes_from: str | None = None
     motions: np.ndarray | None = None
     shared: str = "an image"
@@ -172,7 +174,12 @@ class Source:
         """A hash that changes when items are added, removed, renamed or relabelled; compared on resuming."""
         parts = [type(self).__name__, str(len(self)), *self.classes]
         numbers = np.float64 if are_scores(self.labels) else np.int32
-        return digest(*parts, *([] if self.labels is None else [np.asarray(self.labels, numbers)]))
+        labels = [] if self.labels is None else [np.asarray(self.labels, numbers)]
+        return digest(*parts, *labels, *self._read_as())
+
+    def _read_as(self) -> list[str]:
+        """What a fingerprint says of a range of values."""
+        return [] if self.value_range is None else [f"values {self.value_range}"]
 
     @property
     def content_key(self) -> str:
@@ -221,6 +228,7 @@ class Subset(Source):
         self.source, self.ids = source, ids
         self.name, self.classes, self.embedded = name or source.name, source.classes, source.embedded
         self.orientation, self.shared, self.classes_from = source.orientation, source.shared, source.classes_from
+        self.value_range = source.value_range
         self.labels = None if source.labels is None else np.asarray(source.labels)[ids]
         self.motions = None if source.motions is None else source.motions[ids]
 
@@ -280,7 +288,7 @@ class CheckedSource(Source):
         self.source, self.check = source, check
         self.name, self.classes, self.labels = source.name, source.classes, source.labels
         self.embedded, self.where, self.skipped = source.embedded, source.where, source.skipped
-        self.orientation = source.orientation
+        self.orientation, self.value_range = source.orientation, source.value_range
 
     def __len__(self) -> int:
         return len(self.source)

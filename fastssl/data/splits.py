@@ -16,13 +16,14 @@ from fastssl.data.embedded import emoji
 from fastssl.data.embedded_text import glosses
 from fastssl.data.files import each_once
 from fastssl.data.glue import glue, glue_task
-from fastssl.data.opening import names_of, open, parts_of, prefixed, without_unreadable
+from fastssl.data.opening import check_range, names_of, open, parts_of, prefixed, without_range, without_unreadable
 from fastssl.data.parts import OF_IMAGES, PARTS, find_labelled
 from fastssl.data.scenes import scenes
 from fastssl.data.signals import spoken_digits
 from fastssl.data.source import Source, are_scores
 from fastssl.data.storage import is_folder
 from fastssl.data.text_parts import number_alike, text_parts
+from fastssl.data.value_range import checked_range, trained
 
 
 @dataclass
@@ -111,6 +112,16 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
     """
     if isinstance(data, Splits):
         return data
+    if isinstance(data, (str, Path)):
+        data, named = without_range(str(data))
+        options["value_range"] = checked_range(options.get("value_range")) or named
+        made = _open_splits(data, task, options)
+        check_range(made.train, options["value_range"])
+        return made
+    return _open_splits(data, task, options)
+
+
+def _open_splits(data: Any, task: str, options: dict[str, Any]) -> Splits:
     if isinstance(data, str) and data == "emoji":
         return divide(emoji())
     if isinstance(data, str) and data == "glosses":
@@ -119,8 +130,8 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
         return Splits(data, spoken_digits("train"), spoken_digits("test"))
     if isinstance(data, str) and data == "scenes":
         return Splits(data, scenes(), scenes(split="test"))
-    if isinstance(data, (str, Path)):
-        data = prefixed(str(data))
+    if isinstance(data, str):
+        data = prefixed(data)
         kind, _, root = data.partition(":")
         root, given = split_options(root)
         if root and kind == "glue":
@@ -137,7 +148,7 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
             metric = benchmarks.METRICS.get(kind, "top-1")
             return _readable(Splits(kind, *benchmarks.read(kind, root), metric), data)
         if root and kind == "hf":
-            parts = hub(root, **given)
+            parts = hub(root, {"value_range": options["value_range"] or trained.get()}, **given)
             train, test = (find_labelled(parts, part, parts.__getitem__, OF_IMAGES) for part in PARTS)
             if train is not None and test is not None:
                 number_alike(parts[test], parts[train].classes)

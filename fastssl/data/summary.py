@@ -11,6 +11,7 @@ from fastssl._words import amount
 from fastssl.augment.images import PaddedRGB
 from fastssl.data.packed import READ_ERRORS
 from fastssl.data.source import Item, Source, are_scores
+from fastssl.data.value_range import described_range
 
 _SHOWN = 10
 _LONGEST = 80  # characters of a text
@@ -32,6 +33,8 @@ def summary(source: Source, sample: int = 100) -> Iterator[str]:
     columns = getattr(source, "columns", None)
     if columns is not None:
         yield str(columns)
+    if source.value_range is not None:
+        yield described_range(source.value_range)
     if (ids := source.image_ids) is not None:
         yield f"{len(ids) - len(np.unique(ids)):,} of them share {source.shared} with an earlier one"
     if source.labels is not None and are_scores(source.labels):

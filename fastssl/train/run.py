@@ -231,6 +231,7 @@ def pretrain(
             "where": source.where,
             "embedded": source.embedded,
             "orientation": source.orientation,
+            "value_range": source.value_range,
             **({"span": [source.start, source.stop]} if isinstance(source, Windows) else {}),
         },
     }

@@ -433,7 +433,7 @@ def test_unreadable_items_say_what_to_do(
     with pytest.raises(SystemExit):
         cli.main()
     text = capsys.readouterr().out.strip()
-    assert "got -3 to 0; images are uint8, integers from 0 to 65,535, or floats from 0 to 1" in text
+    assert "expected integers from 0 to 255, or uint16, got int16 from -3 to 0; the range of all images" in text
     assert "--on-error" not in text  # the array is read as a whole
     monkeypatch.setattr("sys.argv", ["fastssl", "augment-preview", str(tmp_path / "images")])
     with pytest.raises(SystemExit):

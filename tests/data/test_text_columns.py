@@ -144,7 +144,7 @@ def test_options_of_names(tmp_path: Path) -> None:
         split_options("a.csv#text=b:text=c")
     with pytest.raises(FileNotFoundError, match="no file or folder"):
         fastssl.data.open(f"{tmp_path}/none.csv#text=a")
-    with pytest.raises(ValueError, match="expected a table"):
+    with pytest.raises(ValueError, match="expected options label, range of a folder of images"):
         fastssl.data.open(f"{tmp_path}#text=a")
     one, two = (written(tmp_path / name, [{"body": name, "n": 1}]) for name in ("one.csv", "two.csv"))
     both = fastssl.data.open(f"{one}#text=body,{two}#text=body")
