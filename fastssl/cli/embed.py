@@ -138,7 +138,7 @@ def _work(
 ) -> int:
     import torch
 
-    from fastssl.cli.evaluation import data_of, model_of, ranges_as_trained
+    from fastssl.cli.evaluation import data_of, model_of, note_changes, ranges_as_trained
     from fastssl.data import open as open_source
     from fastssl.evaluate import embed as write_features
 
@@ -152,6 +152,8 @@ def _work(
         source = open_source(data, part=asked.part)
     if rank == 0:
         note_part(source, data)
+        if state is not None and asked.data is None:
+            note_changes(state)
 
     shown = item_progress(source.name) if rank == 0 else nullcontext(lambda done, total: None)
     with shown as show, _share_of_threads(world_size):

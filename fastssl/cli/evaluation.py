@@ -38,6 +38,31 @@ def data_of(state: dict[str, Any]) -> str:
     return str(where)
 
 
+def note_changes(state: Mapping[str, Any]) -> None:
+    """Warns if the data that a run was trained on has other items, names or labels now; texts are not compared."""
+    from fastssl.data import open as open_source
+    from fastssl.data.opening import gone
+    from fastssl.data.readable import current
+    from fastssl.methods import kind_of
+    from fastssl.train.run import training_split
+
+    trained, kind = state.get("source", {}), kind_of(dict(state))
+    where = trained.get("where")
+    if where is None or gone(where) or trained["embedded"] is not None or "tokens" in kind.needs:
+        return
+    whole = current.set(None)  # as it was opened to train on it, where items were left out one by one
+    try:
+        found = [open_source(where, orientation=trained.get("orientation", True))]
+        if kind.held_out and found[0].fingerprint != trained["fingerprint"]:
+            found.append(training_split(where, orientation=trained.get("orientation", True)))
+    finally:
+        current.reset(whole)
+    if trained["fingerprint"] not in {source.fingerprint for source in found}:
+        now, before = len(found[-1]), trained["items"]
+        counts = f"{before:,} items then, {now:,} now" if now != before else f"of {now:,} items names or labels differ"
+        echo(f"data: {where} has changed since the run was trained: {counts}", "yellow")
+
+
 @contextmanager
 def ranges_as_trained(states: Iterable[Mapping[str, Any]]) -> Iterator[None]:
     """Context in which images are read with the range of values of the runs, where none is named behind the data.
@@ -65,11 +90,13 @@ def common_data(runs: Sequence[Path]) -> str:
     """
     from fastssl.models.folder import load_state
 
-    trained = list(dict.fromkeys(data_of(load_state(run)) for run in runs))
+    states = {data_of(state): state for state in map(load_state, runs)}
+    trained = list(states)
     if len(trained) > 1:
         raise ValueError(
             f"data: the runs were trained on {' and '.join(trained)}; say on which to compare them (--data)"
         )
+    note_changes(states[trained[0]])
     return trained[0]
 
 

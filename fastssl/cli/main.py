@@ -612,7 +612,7 @@ def evaluate(
     mixtures, xz and PNG; one of waveforms on held-out signals, against a linear predictor and xz.
     """
     from fastssl.bench.run import write_atomically
-    from fastssl.cli.evaluation import DENSE_PROTOCOLS, check_model, is_named, leaving_out, run_evaluation
+    from fastssl.cli.evaluation import DENSE_PROTOCOLS, check_model, is_named, leaving_out, note_changes, run_evaluation
     from fastssl.cli.language import PROTOCOLS as TEXT_PROTOCOLS
     from fastssl.cli.language import evaluate as evaluate_text
     from fastssl.cli.words import evaluate_words, is_word_run
@@ -680,6 +680,8 @@ def evaluate(
     context.with_resource(automatic_precision(precision or "auto"))
     run = [] if named or is_word_run(checkpoint) else [checkpoint]
     context.with_resource(leaving_out(on_error, run))
+    if run and data is None and protocol not in DENSE_PROTOCOLS:
+        note_changes(load_state(checkpoint))
     if named:
         if protocol in DENSE_PROTOCOLS:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The data of a run when it is evaluated, embedded or resumed."""
+"""The data of a run when it is evaluated, embedded or resumed: its range of values, and whether it has changed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def test_a_run_reads_other_data_with_its_range(tmp_path: Path) -> None:
     assert "values from 0 to 4,095" in " ".join(output.split())
     state = load_state(run)
     assert state["source"]["value_range"] == [0, 4095] and state["source"]["where"] == f"{scans}#range=0,4095"
-    own = _embedded(run, tmp_path / "own.npz")[0]
+    own, said = _embedded(run, tmp_path / "own.npz")
+    assert "has changed" not in said
     copied = _scans(tmp_path / "copied")
     assert np.array_equal(_embedded(run, tmp_path / "other.npz", "--data", str(copied))[0], own)
     assert not np.array_equal(_embedded(run, tmp_path / "deep.npz", "--data", f"{copied}#range=0,65535")[0], own)
@@ -60,3 +61,24 @@ def test_a_run_reads_other_data_with_its_range(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     other = ["pretrain", "simclr", "--out", str(run), "--resume", "--data", f"{scans}#range=0,4000"]
     assert "resume with the same data" in str(runner.invoke(app, other).exception)
+
+
+@pytest.mark.parametrize("method", ("simclr", "pixelcnn"))
+def test_data_that_has_changed_is_named(tmp_path: Path, method: str) -> None:
+    """Also of a method that trains on the training split alone."""
+    scans, run = _scans(tmp_path / "scans"), tmp_path / "run"
+    small = ["--size", "8", "--width", "8", "--batch-size", "4", "--epochs", "1"]
+    result = runner.invoke(app, ["pretrain", method, "--data", str(scans), "--out", str(run), *small])
+    assert result.exit_code == 0, f"{result.output} {result.exception}"
+    count = load_state(run)["source"]["items"]
+    assert "has changed" not in _embedded(run, tmp_path / "a.npz")[1]
+    (scans / "a" / "0.png").rename(scans / "a" / "zero.png")
+    said = _embedded(run, tmp_path / "b.npz")[1]
+    assert said.count("has changed since the run was trained") == 1
+    assert f"of {count} items names or labels differ" in said
+    (scans / "b" / "3.png").unlink()
+    (scans / "b" / "5.png").unlink()
+    result = runner.invoke(app, ["evaluate", str(run), "--only"])
+    said = " ".join(result.output.split())
+    assert said.count(f"{count} items then, {14 if count == 16 else 11} now") == 1, said
+    assert "has changed" not in _embedded(run, tmp_path / "c.npz", "--data", str(scans))[1]
