@@ -32,6 +32,10 @@ PAIRS = (
 )
 
 
+class NoTextsError(ValueError):
+    """A table without a known column of texts or of paths."""
+
+
 @dataclass(frozen=True)
 class TextColumns:
     """The columns of a table of texts.
@@ -97,7 +101,7 @@ def text_columns(there: Iterable[str], where: str, given: Mapping[str, str | Non
     if text is None:
         known = f"of texts ({', '.join(SENTENCES)}) or of paths ({', '.join(PATHS)})"
         unnamed = f"; two columns of texts without a first row of names are pairs:{where}" * (len(columns) == 2)
-        raise ValueError(
+        raise NoTextsError(
             f"{where}: expected a column {known}, got {', '.join(columns) or 'none'}; others are named: "
             f"{where}#text=NAME, of pairs #text=NAME:text_pair=NAME, of images #path=NAME{unnamed}"
         )

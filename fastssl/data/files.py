@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastssl.data.decode import MAX_PIXELS, ImageError, read_image
+from fastssl.data.decode import MAX_PIXELS, ImageError, open_image, read_image
 from fastssl.data.listing import SUFFIXES, Names, list_images
 from fastssl.data.source import (
     Item,
@@ -25,10 +25,11 @@ from fastssl.data.source import (
     first_indices,
     labels_or_scores,
 )
-from fastssl.data.storage import content, is_url, join, name_of, state_of
+from fastssl.data.storage import content, ending, is_url, join, name_of, state_of
 from fastssl.data.value_range import ValueRange, checked_range
 
 log = logging.getLogger("fastssl")
+_LOOKED_FOR = 16  # files of a list, some of which may be missing
 
 
 class PathSource(Source):
@@ -186,8 +187,22 @@ class FileSource(PathSource):
                 value_range=self.value_range,
             )
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{path}: no such file{self._elsewhere(self.paths[index])}") from error
+            raise self._missing(index) from error
         return Item(images=(image,), label=self.label_of(index), text=self._text(index, path), name=self.paths[index])
+
+    def check_there(self) -> None:
+        """Checks that some of the files are there, of a few that are looked for; those at URLs are not.
+
+        Raises:
+            FileNotFoundError: none is.
+        """
+        ids = np.unique(np.linspace(0, len(self) - 1, _LOOKED_FOR).round().astype(int)) if len(self) else []
+        paths = [self.path(int(index)) for index in ids]
+        if paths and not any(is_url(path) or os.path.exists(path) for path in paths):
+            raise self._missing(0)
+
+    def _missing(self, index: int) -> FileNotFoundError:
+        return FileNotFoundError(f"{self.path(index)}: no such file{self._elsewhere(self.paths[index])}")
 
     def _elsewhere(self, listed: str) -> str:
         """Where the file may be that a table lists."""
@@ -317,6 +332,7 @@ def folder(
         raise NoImagesError(
             f"path: expected images ({', '.join(sorted(SUFFIXES))}) in {str(path)!r}, found none"
             + (f" (left out: {left})" if left else "")
+            + ("" if is_url(root) else _without_suffix(root))
             + f"; a folder of texts is text:{path}"
         )
     labels, classes = _classes(listing.files) if label is None else _classes_in(listing.files, label, root)
@@ -342,6 +358,20 @@ def folder(
     elif len(classes) == 1 and label is None:
         source.classes_from = f"if its classes are the sub-folders of {classes[0]!r}, open {join(root, classes[0])}"
     return source
+
+
+def _without_suffix(root: str) -> str:
+    """What the first file without a suffix is, of a folder in which no file has that of an image."""
+    for folder, _, names in os.walk(root):
+        bare = min((name for name in names if not ending(name) and not name.startswith(".")), default=None)
+        if bare is not None:
+            path = os.path.join(folder, bare)
+            try:
+                with open_image(path) as image:
+                    return f"; {path} is a {image.format} file, to whose name a suffix is to be added"
+            except (ImageError, OSError) as error:
+                return f"; {error}"
+    return ""
 
 
 def _classes(files: Names) -> tuple[np.ndarray | None, list[str]]:

@@ -545,7 +545,11 @@ def prefixed(name: str) -> str:
     if not is_folder(place):
         return name
     there = entries(place)
-    if any(own in there for own in SAVED) or any(ending(own) == PARQUET for own in there):
+    held = [own for own in there if ending(own) == PARQUET]
+    of_images = all(own in tables.METADATA for own in held) and any(
+        is_a_folder or ending(own) in SUFFIXES for own, is_a_folder in there.items()
+    )
+    if any(own in there for own in SAVED) or (held and not of_images):
         _alone(place, there, PARQUET)
         return f"hf:{name}"
     return f"text:{name}" if text_files.holds_texts(place) else name
@@ -593,13 +597,15 @@ def _items(
     shards = _shards(place, there, options, progress)
     if shards is not None:
         return shards
+    listed = next((name for name in tables.METADATA if name in there), None)
     first = min((name for name, is_a_folder in there.items() if is_a_folder), default=None)
     if any(ending(name) == WAV for name in [*there, *(entries(join(place, first)) if first else ())]):
         found = wav_folder(place)
         if found is not None:
             _alone(place, there, WAV)
+            if listed is not None:
+                log.warning("%s: the table %s is not read: classes of WAV files are sub-folders", place, listed)
             return found
-    listed = next((name for name in tables.METADATA if name in there), None)
     if listed is not None:
         of_table = tables.image_folder(join(place, listed), part=part, progress=progress, **options)
         if of_table is not None:

@@ -24,6 +24,7 @@ from fastssl.data.columns import (
     PATHS,
     SENTENCES,
     URLS,
+    NoTextsError,
     check_answers,
     check_options,
     described,
@@ -43,12 +44,13 @@ from fastssl.data.listing import ARRAY, list_images
 from fastssl.data.listing import SUFFIXES as IMAGES
 from fastssl.data.storage import ending, entries, is_folder, is_url, join, kind_of, name_of, parent
 from fastssl.data.table_splits import SPLITS, of_part
+from fastssl.data.wav import SUFFIX as WAV
 
 log = logging.getLogger("fastssl")
 _END = "\ue000end of the table"  # a last row, which a quotation mark without another one would take in
 PARQUET = ".parquet"
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
-METADATA = ("metadata.csv", "metadata.jsonl")  # of Hugging Face's folders of images
+METADATA = ("metadata.csv", "metadata.jsonl", f"metadata{PARQUET}")  # of Hugging Face's folders of images
 FILE_NAME = "file_name"
 LISTS = (".txt", ".token")  # tables where they are said to list images (``#images=``)
 # Rows of lists without names of columns and quotation marks: of Flickr8k and Flickr30k, of ImageNet and Places365.
@@ -56,6 +58,7 @@ _BARE = {
     ("path", "text"): re.compile(r"([^\t]+)#\d+\t(.*)"),
     ("path", "label"): re.compile(r"(.+?)\s+(\S+)"),
 }
+_SHOWN = 3  # columns of an error
 _LINKS = 100  # cells that tell URLs of images from those of pages
 IMAGE_OPTIONS = {"path", "images"}  # options that tables of images alone have
 
@@ -78,6 +81,7 @@ def table(
             header has: a comma, else a semicolon, a tab or a "|". A first row that begins with the name of an image is
             no header: one or two columns without it are the paths and the labels, also with a space between them
             ("a.jpg 3"); with the number of a text behind the path, paths and texts ("a.jpg#0", a tab, "A cat.").
+            ``.txt`` files may be in CelebA's form: the number of images, the names of the values, and a line per image.
             A ``.parquet`` file of paths. All but the last may be compressed (``.gz``, ``.bz2``, ``.xz``, ``.zst``).
             Columns: path (or file, file_name, image, filepath, image_name), label (or class, target) and text (or
             caption, title, comment, captions, raw). Names of columns in any case. Labels are integers or names; an
@@ -94,7 +98,7 @@ def table(
         options: options of :class:`FileSource`.
 
     Raises:
-        FileNotFoundError: no such table.
+        FileNotFoundError: no such table, or none of its images is there (of a few that are looked for).
         ValueError: no rows, no column of paths, a row without a path, or with more fields than the heading; a text that
             is no string; a score that is no number; bytes that are no UTF-8; no folder ``images``, or COCO's images
             are in none of its folders.
@@ -133,7 +137,7 @@ def image_folder(
     Returns:
         None, with a warning, for a table without a column ``file_name``.
     """
-    rows, folder = _rows(path), parent(path)
+    rows, folder = _parquet_rows(path) if ending(path) == PARQUET else _rows(path), parent(path)
     if FILE_NAME not in _columns(rows):
         log.warning("%s: the table is not read, it has no column %s (%s)", path, FILE_NAME, ", ".join(_columns(rows)))
         return None
@@ -174,7 +178,7 @@ def listed_images(
     if where is None:
         raise ValueError(
             f"{path}: expected a column of paths ({', '.join(PATHS)}), got {', '.join(columns)}; another one is named: "
-            "#path=NAME"
+            f"#path=NAME{_of_flags(path, rows)}"
         )
     for k, row in enumerate(rows):
         if not row.get(where):
@@ -202,6 +206,11 @@ def listed_images(
         rows, texts = [rows[k] for k in each], [one for own in several for one in own]
         labels = None if labels is None else labels[each]
     paths = [str(row[where]) for row in rows]
+    if all(ending(own) == WAV for own in paths):
+        raise ValueError(
+            f"{path}: expected images, got WAV files such as {paths[0]}; those are opened as a folder, whose "
+            "sub-folders are their classes"
+        )
     root = _root(path, folders, paths[0], given.get("images"))
     source = FileSource(
         _below(root, paths, "images" in given),
@@ -220,7 +229,36 @@ def listed_images(
     )
     source.columns += numbers_in(measured)
     free = [name for name in columns if name not in chosen.values()]
-    return of_part(path, source, rows, first_column(free, SPLITS), part, given.get("split"))
+    flags = _flags(rows, columns) if source.labels is None else []
+    if flags:
+        source.classes_from = f"columns of 0 and 1 are read as several classes per image with {path}{_several(flags)}"
+    made = of_part(path, source, rows, first_column(free, SPLITS), part, given.get("split"))
+    made.check_there()
+    return made
+
+
+def _flags(rows: list[dict[str, Any]], columns: Iterable[str]) -> list[str]:
+    """The columns of 0 and 1, or of 1 and -1, where there are several: one for each class."""
+    cells = {name: {str(row.get(name)).strip() for row in rows} for name in columns}
+    found = [name for name, own in cells.items() if own - {"", "None"} and own <= {"0", "1", "-1", "", "None"}]
+    return found if len(found) > 1 else []
+
+
+def _several(flags: list[str], *others: str) -> str:
+    shown = [*flags[:_SHOWN], *(["..."] if len(flags) > _SHOWN else [])]
+    return f"#{':'.join([*others, 'labels={' + ','.join(shown) + '}'])}"
+
+
+def _of_flags(path: str, rows: list[dict[str, Any]]) -> str:
+    """What an error about a table without a known column of paths says of its columns of classes."""
+    columns = _columns(rows)
+    flags = _flags(rows, columns)
+    first = next((name for name in columns if name not in flags), None)
+    if not flags or first is None:
+        return ""
+    return (
+        f"; a table of images with a column for each class: {path}{_several(flags, f'path={first}', 'images=FOLDER')}"
+    )
 
 
 def _below(root: str, paths: list[str], named: bool) -> list[str]:
@@ -345,7 +383,10 @@ def open_table(
     rows, given = _rows(str(path), encoding, errors), columns or {}
     if lists_images(str(path), _columns(rows), given, lambda where: (row.get(where) for row in rows)):
         return listed_images(str(path), rows, given, part, **options)
-    return _texts(str(path), rows, given, part)
+    try:
+        return _texts(str(path), rows, given, part)
+    except NoTextsError as error:
+        raise NoTextsError(f"{error}{_of_flags(str(path), rows)}") from error
 
 
 def _parquet_rows(path: str) -> list[dict[str, Any]]:
@@ -432,6 +473,23 @@ def _rows(path: str, encoding: str = "utf-8", errors: str = "strict") -> list[di
     return made if of_fields else [with_inner(row) for row in made]
 
 
+def _counted_rows(path: str, text: str) -> list[dict[str, Any]] | None:
+    """Rows of a list of several values for each image, as CelebA's: their count, the names of the values, and lines of
+    the name of an image and its values; None: it is another table."""
+    lines = [own for line in io.StringIO(text) if (own := line.split())]
+    if len(lines) < 3 or len(lines[0]) > 1 or not lines[0][0].isdigit() or ending(lines[2][0]) not in IMAGES:
+        return None
+    (count,), names, *rows = lines
+    for k, row in enumerate(rows):
+        if len(row) != len(names) + 1:
+            raise ValueError(
+                f"{path}: row {k + 1}: expected an image and {amount(len(names), 'value')}, got {' '.join(row)!r}"
+            )
+    if len(rows) != int(count):
+        raise ValueError(f"{path}: expected {count} images, as its first line says, got {len(rows)}")
+    return [dict(zip(["path", *names], row)) for row in rows]
+
+
 def _bare_rows(path: str, text: str) -> list[dict[str, Any]] | None:
     """Rows of a list that has neither names nor separators of fields; None: it is another table."""
     for names, pattern in _BARE.items():
@@ -496,6 +554,8 @@ def _fields(path: str, text: str, kind: str) -> list[dict[str, Any]]:
             rows.append({name: value for name, value in fields if name})  # columns without a name cannot be asked for
         return rows
 
+    if kind in LISTS and (counted := _counted_rows(path, text)) is not None:
+        return counted
     if (bare := _bare_rows(path, text)) is not None:
         return bare
     heading = text.partition("\n")[0]  # semicolons: of spreadsheets whose decimal mark is a comma

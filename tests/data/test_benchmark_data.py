@@ -539,6 +539,7 @@ def test_images_in_parquet_files_of_other_libraries(tmp_path: Path) -> None:
     assert opened(image=[one] * 4, label=[0.5, 1, 1, 0]).labels is None
     with pytest.raises(ValueError, match="expected classes in column 'age', got 0.5; .* named as such: #score=age"):
         opened("#label=age", image=[one] * 4, age=[0.5, 1, 1, 0])
+    (tmp_path / "a.png").write_bytes(one)
     assert opened(path=["a.png"] * 4, kind=kinds).name_of(0) == "a.png"
 
 

@@ -86,6 +86,7 @@ def test_lists_of_images_in_other_folders_are_no_corpora(folder: Path, name: str
     path.write_text(text)
     with pytest.raises(ValueError, match=rf"{name}' lists images such as .*; those are read as .*{how}, and"):
         fastssl.data.open(path)
+    Image.new("RGB", (8, 8)).save(folder / "10.jpg")
     assert len(fastssl.data.open(f"text:{path}" if path.suffix == ".txt" else f"{path}#images={folder}"))
 
 
@@ -206,9 +207,8 @@ def test_paths_may_lack_the_suffix_of_their_files(folder: Path, name: str) -> No
     with pytest.raises(ValueError, match=r"expected a column of paths .*, got id, label; .* named: #path=NAME"):
         table(folder / name)
     Image.new("RGB", (8, 8)).save(folder / "0 of.jpg")  # which of the two is not known
-    source = fastssl.data.open(f"{folder / name}#path=id")
     with pytest.raises(FileNotFoundError, match="0 of: no such file"):
-        source.read(0)
+        fastssl.data.open(f"{folder / name}#path=id")
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
@@ -371,3 +371,98 @@ def test_the_probe_says_that_it_takes_one_class_per_image(folder: Path) -> None:
     source = FileSource([folder / "0 of.PNG"] * 30, np.ones((30, 2), int), ("cat", "dog"))
     with pytest.raises(ValueError, match="probe_every: expected one class per item, files has several"):
         OnlineProbe(source, 1)
+
+
+@pytest.mark.parametrize("name", ("a.csv", "a.tsv", "a.jsonl", "a.json", "a.parquet", "a.txt", "metadata.csv"))
+def test_lists_of_files_that_are_not_there_fail_when_they_are_opened(folder: Path, name: str) -> None:
+    path, images = folder / name, folder / "0 of.PNG"
+
+    def write(*places: str) -> Any:
+        rows = [{"file_name": place, "label": "b"} for place in places]
+        if name.endswith("parquet"):
+            pytest.importorskip("pyarrow.parquet").write_table(
+                pytest.importorskip("pyarrow").Table.from_pylist(rows), path
+            )
+        elif ".json" in name:
+            path.write_text(json.dumps(rows) if name == "a.json" else "\n".join(map(json.dumps, rows)))
+        elif name.endswith("txt"):
+            path.write_text("".join(f"{place} b\n" for place in places))
+        else:
+            mark = "\t" if name.endswith("tsv") else ","
+            path.write_text(f"file_name{mark}label\n" + "".join(f"{place}{mark}b\n" for place in places))
+        return fastssl.data.open(folder if name == "metadata.csv" else f"{path}#images=.")
+
+    with pytest.raises(FileNotFoundError, match="none/0.png: no such file; paths are relative to"):
+        write("none/0.png", "none/1.png")
+    assert len(write("none/0.png", images.name)) == 2  # some may be missing
+
+
+@pytest.mark.parametrize("heading", ("3\n", "3\r\n"))
+def test_lists_of_counted_values_are_known_by_their_form(folder: Path, heading: str) -> None:
+    """That of CelebA's, whatever the file is called."""
+    rows = "".join(f"{k} of.PNG  1 -1  {k - 1 or -1}\n".replace(" of", "") for k in range(3))
+    for k in range(3):
+        (folder / f"{k} of.PNG").rename(folder / f"{k}.PNG")
+    path = folder / "attrs.txt"
+    path.write_text(f"{heading}Young Male Smiling\n{rows}")
+    assert fastssl.data.open(f"{path}#images=.").name_of(2) == "2.PNG"
+    source = fastssl.data.open(f"{path}#images=.:labels={{Male,Smiling}}")
+    assert source.classes == ["Male", "Smiling"] and source.labels.tolist() == [[-1, -1], [-1, -1], [-1, 1]]  # type: ignore
+    path.write_text(f"4\nYoung Male Smiling\n{rows}")
+    with pytest.raises(ValueError, match="expected 4 images, as its first line says, got 3"):
+        fastssl.data.open(f"{path}#images=.")
+    path.write_text(f"3\nYoung Male\n{rows}")
+    with pytest.raises(ValueError, match="row 1: expected an image and 2 values, got '0.PNG 1 -1 -1'"):
+        fastssl.data.open(f"{path}#images=.")
+
+
+def test_columns_of_classes_are_named(folder: Path) -> None:
+    """Of a table whose column of ids is not known by its name (Kaggle's plants)."""
+    path = folder / "train.csv"
+    path.write_text("image_id,healthy,rust,scab\n0 of,0,0,1\n1 of,1,0,0\n2 of,0,0,1\n")
+    remedy = r"train.csv#path=image_id:images=FOLDER:labels=\{healthy,rust,scab\}"
+    for options in ("", "#images=.", "#label=rust"):
+        with pytest.raises(ValueError, match=remedy):
+            fastssl.data.open(f"{path}{options}")
+    assert "#labels={healthy,rust,scab}" in str(fastssl.data.open(f"{path}#path=image_id").classes_from)
+    source = fastssl.data.open(f"{path}#path=image_id:images=.:labels={{healthy,rust,scab}}")
+    assert source.labels is not None and source.labels[0].tolist() == [-1, -1, 1]
+    path.write_text("image_id,age,weight\n0 of,10,20\n")
+    with pytest.raises(ValueError, match="#path=NAME$"):
+        fastssl.data.open(path)
+
+
+def test_parquet_files_of_metadata_are_those_of_their_folder(folder: Path) -> None:
+    parquet, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    parquet.write_table(
+        pa.table({"file_name": ["2 of.PNG", "0 of.PNG"], "label": ["b", "a"]}), folder / "metadata.parquet"
+    )
+    source = fastssl.data.open(folder)
+    assert source.classes == ["a", "b"] and [source.name_of(k) for k in range(2)] == ["2 of.PNG", "0 of.PNG"]
+    parquet.write_table(pa.table({"x": [1]}), folder / "other.parquet")
+    with pytest.raises(ValueError, match="holds .parquet files beside images"):
+        fastssl.data.open(folder)
+
+
+def test_tables_of_wav_files_are_not_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from fastssl.models import Samples
+
+    Samples("audio", np.zeros((2, 800)), 8000).save(str(tmp_path / "word" / "take"))
+    first = next((tmp_path / "word").glob("*.wav"))
+    (tmp_path / "word" / "metadata.csv").write_text(f"file_name,label\n{first.name},a\n")
+    assert len(fastssl.data.open(tmp_path / "word")) == 2
+    assert "metadata.csv is not read: classes of WAV files are sub-folders" in caplog.text
+    with pytest.raises(ValueError, match="expected images, got WAV files such as .*; those are opened as a folder"):
+        fastssl.data.open(tmp_path / "word" / "metadata.csv")
+
+
+def test_files_without_a_suffix_are_looked_at(tmp_path: Path) -> None:
+    folder = tmp_path / "series" / "s1"
+    folder.mkdir(parents=True)
+    for k in range(3):
+        (folder / f"IM{k}").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 99)
+    with pytest.raises(ValueError, match=r"IM0: cannot be read as an image \(a DICOM file; convert it"):
+        fastssl.data.open(tmp_path / "series")
+    Image.new("RGB", (8, 8)).save(folder / "IM0", "PNG")
+    with pytest.raises(ValueError, match="IM0 is a PNG file, to whose name a suffix is to be added"):
+        fastssl.data.open(tmp_path / "series")

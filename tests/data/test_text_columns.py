@@ -169,6 +169,7 @@ def test_encodings(tmp_path: Path, encoding: str) -> None:
 @pytest.mark.parametrize("suffix", (".html", ".txt", ".png", "", ".JPG", ".npy"))
 def test_names_of_files_beside_texts(tmp_path: Path, suffix: str) -> None:
     """Texts with the files that they come from are texts; images with captions are images."""
+    (tmp_path / f"a{suffix}").touch()
     path = written(tmp_path / "a.csv", [{"filename": f"a{suffix}", "text": "a text", "review": "good"}])
     for options, text in (("", "a text"), ("#text=review", "good")):
         found = fastssl.data.open(f"{path}{options}")
@@ -748,6 +749,7 @@ def test_bytes_that_are_of_no_encoding_are_replaced(tmp_path: Path, data: str) -
     (tmp_path / "a.csv").write_bytes(b"text,label\nsch\xf6n,gut\n")
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "sch\xf6n"}\n')
     (tmp_path / "p.tsv").write_bytes(b"sch\xf6n\tbeautiful\n")
+    (tmp_path / "a.png").touch()
     (tmp_path / "images.csv").write_bytes(b"path,text\na.png,sch\xf6n\n")
     kind, mark, name = data.rpartition(":")
     place = f"{kind}{mark}{tmp_path / name}"
