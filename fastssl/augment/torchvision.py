@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -67,10 +68,11 @@ def from_torchvision(
     several transforms a list of views.
 
     Args:
-        transform: a ``Compose`` or another transform, one of lightly's such as ``SimCLRTransform()``, or a list of
-            transforms, one per view.
+        transform: a ``Compose`` or another transform, one of lightly's such as ``SimCLRTransform()``, an
+            :class:`Augment`, or a list of these, one per view.
         rules: for classes of your own, by class: a function of the transform that returns an operation, a list of
-            operations, a transform that is known, or None where it has no effect.
+            operations, a transform that is known, or None where it has no effect; of the class of a transform that
+            makes several views, the list of their transforms.
         dtype: dtype of the views; None: that to which the transform converts, float32 of ``ToTensor``.
         channels_last: views in channels_last memory format.
         channels: number of channels, as for :class:`Augment`.
@@ -110,13 +112,31 @@ def _views(transform: Any, rules: Rules) -> Sequence[Any] | None:
     """The transforms of several views."""
     if isinstance(transform, (list, tuple)):
         return transform
-    if _rule(transform, rules) is None and _library(transform) == "lightly":
+    rule = _rule(transform, rules)
+    if rule is not None:
+        found = rule(transform)
+        several = isinstance(found, (list, tuple)) and len(found) > 0
+        return (
+            found
+            if several and all(_is_whole(part, rules, f"transform[{k}]") for k, part in enumerate(found))
+            else None
+        )
+    if _library(transform) == "lightly":
         names = {kind.__name__ for kind in type(transform).__mro__}
         if names & {"MultiViewTransform", "MultiViewTransformV2"}:
             return list(transform.transforms)
         if names & {"MAETransform", "CAPITransform"}:  # a list of one view
             return [transform.transform]
     return None
+
+
+def _is_whole(part: Any, rules: Rules, place: str) -> bool:
+    """Whether it makes views by itself, and is no step of a transform that does."""
+    if isinstance(part, (Operation, Normalize)):
+        return False
+    steps = list(_steps(part, rules, place))
+    crops = any(isinstance(step, _Shorter) or (isinstance(step, Operation) and step.crops) for step in steps)
+    return crops and any(isinstance(step, (_ToFloat, Normalize)) for step in steps)
 
 
 def _program(
@@ -144,8 +164,10 @@ def _steps(transform: Any, rules: Rules, place: str) -> Iterable[Any]:
     rule = _rule(transform, rules)
     if rule is not None:
         found = rule(transform)
-    elif isinstance(transform, Step):
+    elif isinstance(transform, (Operation, Normalize, _ToFloat)):
         found = transform
+    elif isinstance(transform, Augment):
+        found = [*transform.steps, _ToFloat(transform.dtype)]
     else:
         name, library = type(transform).__name__, _library(transform)
         if library == "torch" and isinstance(transform, nn.Sequential):
@@ -158,10 +180,7 @@ def _steps(transform: Any, rules: Rules, place: str) -> Iterable[Any]:
         else:
             known = {"torchvision": TORCHVISION, "lightly": LIGHTLY}.get(library, {}).get(name)
             if known is None:
-                raise ValueError(
-                    f"{place}: {type(transform).__module__}.{name} has no fused equivalent; rules={{{name}: lambda t: "
-                    "...} can name the operations to take for it"
-                )
+                raise ValueError(f"{place}: {_unknown(transform)}")
             if name == "RandomApply":
                 yield from _applied(transform, rules, place)
                 return
@@ -256,6 +275,22 @@ def _library(transform: Any) -> str:
 
 
 # --- one function per class ----------------------------------------------------------------------------------------
+
+
+def _unknown(t: Any) -> str:
+    """What the error of a transform without a fused equivalent says."""
+    if isinstance(t, type):
+        return f"expected a transform, got the class {t.__name__}; give an instance, {t.__name__}(...)"
+    name = type(t).__name__
+    if isinstance(t, FunctionType | BuiltinFunctionType | MethodType):
+        return (
+            f"expected a transform, got the function {t.__name__}, of which only its calls are known; leave it out, or "
+            "make it a class, for which rules= name the operations"
+        )
+    return (
+        f"{type(t).__module__}.{name} has no fused equivalent (known are transforms of torchvision and lightly); "
+        f"rules={{{name}: lambda t: ...}} can name the operations, or the transforms of several views, to take for it"
+    )
 
 
 def _pair(size: Any) -> tuple[int, int]:

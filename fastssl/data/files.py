@@ -196,7 +196,7 @@ class FileSource(PathSource):
         Raises:
             FileNotFoundError: none is.
         """
-        ids = np.unique(np.linspace(0, len(self) - 1, _LOOKED_FOR).round().astype(int)) if len(self) else []
+        ids = np.unique(np.linspace(0, max(len(self) - 1, 0), min(len(self), _LOOKED_FOR)).round().astype(int))
         paths = [self.path(int(index)) for index in ids]
         if paths and not any(is_url(path) or os.path.exists(path) for path in paths):
             raise self._missing(0)

@@ -233,6 +233,57 @@ def test_several_views() -> None:
         from_torchvision([large, compose(made("RandomAffine"))])
 
 
+def test_classes_of_ones_own_that_make_several_views() -> None:
+    """MoCo's and SimSiam's, MoCo v3's, DINO's, and their steps, which are no views."""
+
+    class TwoCropsTransform:
+        def __init__(self, base_transform: Any) -> None:
+            self.base_transform = base_transform
+
+    class DataAugmentationDINO:
+        def __init__(self) -> None:
+            self.large, self.other, self.small = (compose(crop(s), FLIP, FLOAT, NORMALIZE) for s in (32, 32, 16))
+
+    class Steps:
+        pass
+
+    rules: Any = {
+        TwoCropsTransform: lambda t: [t.base_transform] * 2,
+        DataAugmentationDINO: lambda t: [t.large, t.other] + [t.small] * 6,
+        Steps: lambda t: [crop(), FLOAT, NORMALIZE],
+    }
+    base = compose(crop(), FLOAT, NORMALIZE)
+    two = from_torchvision(TwoCropsTransform(base), rules=rules)
+    assert isinstance(two, Views) and two.counts == [2] and repr(two) == repr(from_torchvision([base] * 2))
+    eight = from_torchvision(DataAugmentationDINO(), rules=rules)
+    assert isinstance(eight, Views) and eight.counts == [1, 1, 6]
+    assert isinstance(from_torchvision(Steps(), rules=rules), Augment)
+    resized = {Steps: lambda t: [Resize(32), Normalize()]}
+    assert isinstance(from_torchvision(Steps(), rules=resized), Augment)
+    with pytest.raises(ValueError, match="TwoCropsTransform.* can name the operations, or the transforms of several"):
+        from_torchvision(TwoCropsTransform(base))
+
+
+def test_programs_beside_transforms() -> None:
+    own = Augment([RandomResizedCrop(32), RandomHorizontalFlip(), Normalize()], dtype=torch.bfloat16)
+    views = from_torchvision([own, compose(crop(16), FLOAT)])
+    assert isinstance(views, Views) and repr(views.programs[0]) == repr(own)
+    assert views.programs[1].size == (16, 16)
+
+
+def test_functions_and_classes_are_no_transforms() -> None:
+    def invert(image: Any) -> Any:
+        return 255 - image
+
+    with pytest.raises(ValueError, match=r"transforms\[1\]: expected a transform, got the function invert"):
+        from_torchvision(compose(crop(), invert, FLOAT))
+    with pytest.raises(ValueError, match=r"got the class ToTensor; give an instance, ToTensor\(...\)"):
+        from_torchvision(compose(crop(), type(FLOAT)))
+    foreign = made("Compose", "albumentations.core.composition", transforms=[])
+    with pytest.raises(ValueError, match=r"known are transforms of torchvision and lightly"):
+        from_torchvision(foreign)
+
+
 def test_transforms_of_lightly() -> None:
     library = "lightly.transforms.some"
     several = type("MultiViewTransform", (), {"__module__": library})
