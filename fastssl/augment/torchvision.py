@@ -59,7 +59,7 @@ def from_torchvision(
     rules: Rules | None = None,
     dtype: torch.dtype | None = None,
     channels_last: bool = False,
-    channels: int = 3,
+    channels: int | None = None,
 ) -> Augment | Views:
     """Makes the program of a transform of torchvision (``transforms`` or ``transforms.v2``) or lightly.
 
@@ -75,7 +75,8 @@ def from_torchvision(
             makes several views, the list of their transforms.
         dtype: dtype of the views; None: that to which the transform converts, float32 of ``ToTensor``.
         channels_last: views in channels_last memory format.
-        channels: number of channels, as for :class:`Augment`.
+        channels: number of channels, as for :class:`Augment`; None: as many as the means of its ``Normalize``, 3 for
+            one mean, which is that of all channels.
 
     Returns:
         Augment | Views: an :class:`Augment`, or :class:`Views` of a transform that makes several views.
@@ -144,7 +145,7 @@ def _program(
     rules: Rules,
     dtype: torch.dtype | None,
     channels_last: bool,
-    channels: int,
+    channels: int | None,
     place: str = "transform",
 ) -> Augment:
     steps = list(_steps(transform, rules, place))
@@ -155,6 +156,9 @@ def _program(
         )
     if dtype is None:
         dtype = floats[-1].dtype if floats else torch.float32
+    if channels is None:
+        means = [step.mean for step in steps if isinstance(step, Normalize) and isinstance(step.mean, tuple)]
+        channels = len(means[0]) if means else 3
     operations = _ordered([step for step in steps if not isinstance(step, _ToFloat)], place)
     return Augment(operations, dtype=dtype, channels_last=channels_last, channels=channels)
 
@@ -371,7 +375,8 @@ def _erasing(t: Any) -> Operation:
 
 
 def _normalize(t: Any) -> Normalize:
-    return Normalize(tuple(float(v) for v in t.mean), tuple(float(v) for v in t.std))
+    mean, std = ([float(v) for v in values] for values in (t.mean, t.std))
+    return Normalize(*(values[0] if len(values) == 1 else tuple(values) for values in (mean, std)))
 
 
 def _to_dtype(t: Any) -> Any:

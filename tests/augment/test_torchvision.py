@@ -264,6 +264,19 @@ def test_classes_of_ones_own_that_make_several_views() -> None:
         from_torchvision(TwoCropsTransform(base))
 
 
+@pytest.mark.parametrize("given", (1, 3, 13))
+def test_the_channels_are_those_of_normalize(given: int) -> None:
+    """One mean is that of all channels, as torchvision broadcasts it."""
+    mean, std = ([value] * given for value in (0.5, 0.25))
+    transform = compose(crop(), FLOAT, made("Normalize", mean=mean, std=std))
+    found = from_torchvision(transform)
+    assert isinstance(found, Augment) and found.channels == (13 if given == 13 else 3)
+    image = torch.full((found.channels, 40, 40), 51, dtype=torch.uint8)
+    assert torch.allclose(found(image, seed=0), torch.tensor((0.2 - 0.5) / 0.25), atol=1e-5)
+    one = from_torchvision(compose(crop(), FLOAT, made("Normalize", mean=[0.5], std=[0.25])), channels=1)
+    assert one(image[:1], seed=0).shape == (1, 32, 32)
+
+
 def test_programs_beside_transforms() -> None:
     own = Augment([RandomResizedCrop(32), RandomHorizontalFlip(), Normalize()], dtype=torch.bfloat16)
     views = from_torchvision([own, compose(crop(16), FLOAT)])
