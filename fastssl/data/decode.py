@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import zlib
 from functools import cache
@@ -20,7 +21,7 @@ from fastssl.data.bands import ImageError, read_bands
 from fastssl.data.pillow_limit import allowed
 from fastssl.data.pillow_memory import shared_pixels
 from fastssl.data.source import Reduction
-from fastssl.data.value_range import ValueRange, eight_bits
+from fastssl.data.value_range import ValueRange, eight_bits, tell_once
 from fastssl.ops import extension
 
 if TYPE_CHECKING:
@@ -154,6 +155,13 @@ def to_array(
             if image.mode == "I" and 0 <= deep.min(initial=0) <= deep.max(initial=0) < 2**16:
                 deep = deep.astype(np.uint16)  # Pillow has 32 bits for some files of 16, such as PGM
             return _turned(eight_bits(deep, name, value_range)[:, :, None], image, orientation)
+        if any(re.search(r";16[BLN]", str(tile[3])) for tile in getattr(image, "tile", ())):  # "BGR;16": 5, 6, 5 bits
+            if value_range is not None:
+                raise ImageError(
+                    f"{name}: colours of 16 bits, of which Pillow reads 8, so that no range of values can be taken; "
+                    "convert it to .npy"
+                )
+            tell_once(f"{name}: colours of 16 bits are read as from 0 to 65,535; those of another range, as .npy files")
         if image.mode not in ("L", "RGB", "RGBX"):  # RGBX: four bands of a TIFF
             image.load()
             image = without_alpha(image, "L" if _is_grey(image) else "RGB")

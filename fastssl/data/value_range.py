@@ -93,6 +93,13 @@ def eight_bits(values: np.ndarray, name: str, value_range: ValueRange | None = N
     return made
 
 
+def tell_once(line: str) -> None:
+    """Says which range is used, of the first image of more than 8 bits that has none."""
+    if not _told:
+        _told.add(line)
+        log.warning("%s", line)
+
+
 def _of_dtype(values: np.ndarray, name: str) -> ValueRange | None:
     """The range of a dtype; None: levels from 0 to 255."""
     low, high = (values.min(), values.max()) if values.size else (0, 0)
@@ -101,13 +108,10 @@ def _of_dtype(values: np.ndarray, name: str) -> ValueRange | None:
             raise ImageError(f"{name}: expected floats in [0, 1], or uint8, got {low:g} to {high:g}; {REMEDY}")
         return 0.0, 1.0
     if values.dtype.itemsize == 2 and values.dtype.kind == "u":
-        if not _told:
-            _told.add(name)
-            log.warning(
-                "%s: values of 16 bits are read as from 0 to 65,535 (here %d to %d); if those of all images are of "
-                "another range, name it behind the data: #range=LOW,HIGH",
-                *(name, low, high),
-            )
+        tell_once(
+            f"{name}: values of 16 bits are read as from 0 to 65,535 (here {low} to {high}); if those of all images "
+            "are of another range, name it behind the data: #range=LOW,HIGH"
+        )
         return _SIXTEEN
     if not 0 <= low <= high <= 255:
         got = f"{values.dtype} from {low} to {high}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,25 @@ def test_colours_are_scaled_too(tmp_path: Path) -> None:
     Image.fromarray(image).save(tmp_path / "x.png")
     made = fastssl.data.open(f"{tmp_path}#range=20,120").read(0).images[0]  # type: ignore[index]
     assert np.array_equal(made, _levels(image, 20, 120))
+
+
+def test_colours_of_16_bits(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
+    """Pillow has their upper 8 bits alone, of which a range would make something else."""
+    pixels = np.random.default_rng(0).integers(0, 65536, (6, 7, 3), dtype=np.uint16)
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 7, 6, 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+    monkeypatch.setattr(value_range, "_told", set())
+    image = fastssl.data.open(tmp_path).read(0).images[0]  # type: ignore[index]
+    assert np.abs(image[:, :, :3] - pixels / 257).max() < 1
+    assert "colours of 16 bits are read as from 0 to 65,535" in caplog.text
+    with pytest.raises(ValueError, match="colours of 16 bits, of which Pillow reads 8, .*; convert it to .npy"):
+        fastssl.data.open(f"{tmp_path}#range=0,4095").read(0)
 
 
 def test_the_range_that_is_used_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
