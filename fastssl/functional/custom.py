@@ -21,9 +21,8 @@ from fastssl.functional.distance import _two, pairwise_distance
 from fastssl.ops import get_memory_budget
 from fastssl.ops.backend import resolve
 from fastssl.ops.draws import Draws
-from fastssl.ops.operator import differentiable_once
+from fastssl.ops.operator import differentiable_once, transforms
 
-transforms = torch._C._are_functorch_transforms_active  # whether one of torch.func is at work
 _TEMPORARIES = 8  # matrices of a strip's size that an expression and its gradient hold at once, about
 
 

@@ -56,7 +56,7 @@ class Operator:
         if torch.compiler.is_compiling():
             return _first(self._operators[0](*arguments))
         given = arguments[: self.tensors]
-        if is_transformed(given):
+        if transforms():  # also of other tensors than these: torch.func refuses functions as _Eager within its own
             return _first(self._transformable.apply(*self.without_kept(arguments)))
         if forward_ad._current_level >= 0 and any(
             t is not None and forward_ad.unpack_dual(t).tangent is not None for t in given
@@ -103,7 +103,7 @@ class Operator:
         try:
             if torch.compiler.is_compiling():
                 grads = self._operators[1](*everything)
-            elif is_transformed(everything):
+            elif transforms():
                 grads = self._transformable_backward.apply(*everything)
             elif torch.is_grad_enabled():  # create_graph: the registered autograd says: no second derivative
                 grads = self._operators[1](*everything)
@@ -267,9 +267,12 @@ def _first(output: Any) -> Tensor:
     return result
 
 
+transforms = torch._C._are_functorch_transforms_active  # whether one of torch.func is at work
+
+
 def is_transformed(arguments: Any) -> bool:
     """Whether torch.func has wrapped any of the tensors."""
-    if not torch._C._are_functorch_transforms_active():
+    if not transforms():
         return False
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
     return any(isinstance(t, Tensor) and wrapped(t) for t in arguments)

@@ -84,17 +84,58 @@ def test_forward_mode_and_second_derivatives(name: str, backend: str) -> None:
 
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_vmap_is_a_loop(name: str) -> None:
+    """Over each argument alone, with the gradients of each."""
     subject = SUBJECTS[name]
     inputs = subject.make(10, 6)
-    key = next(k for k, t in inputs.items() if t.is_floating_point())
+    keys = [k for k, t in inputs.items() if t.is_floating_point()]
+    for key in keys:
+        batch = torch.stack([inputs[key], inputs[key] * 1.1])
 
-    def loss(t: Tensor) -> Tensor:
-        return subject(Inputs({**inputs, key: t})).sum()
+        def loss(t: Tensor, key: str = key) -> Tensor:
+            return subject(Inputs({**inputs, key: t})).sum()
 
-    batch = torch.stack([inputs[key], inputs[key] * 1.1])
-    torch.testing.assert_close(torch.func.vmap(loss)(batch), torch.stack([loss(t) for t in batch]))
-    mapped = torch.func.vmap(torch.func.grad(loss))(batch)
-    torch.testing.assert_close(mapped, torch.stack([_backward(loss, t) for t in batch]), rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(torch.func.vmap(loss)(batch), torch.stack([loss(t) for t in batch]))
+        for other in keys:
+
+            def of_other(t: Tensor, u: Tensor, key: str = key, other: str = other) -> Tensor:
+                return subject(Inputs({**inputs, key: t, other: u})).sum()
+
+            def point(t: Tensor, key: str = key, other: str = other) -> Tensor:
+                return t if other == key else inputs[other]
+
+            mapped = torch.func.vmap(lambda t: torch.func.grad(of_other, 1)(t, point(t)))(batch)
+            expected = torch.stack([_backward(lambda u: of_other(t, u), point(t)) for t in batch])  # noqa: B023
+            torch.testing.assert_close(mapped, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_vmap_over_no_argument(name: str) -> None:
+    """A transform may be at work on other tensors than those of the loss."""
+    subject = SUBJECTS[name]
+    inputs = subject.make(10, 6)
+    value = subject(inputs).sum()
+    factors = torch.tensor([1.0, 2.0], dtype=value.dtype)
+    torch.testing.assert_close(torch.func.vmap(lambda a: a * subject(inputs).sum())(factors), factors * value)
+    found = torch.func.grad(lambda a: a * subject(inputs).sum())(factors[1])
+    torch.testing.assert_close(found, value)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, y: F.nearest(x, y, 2)[0],
+        lambda x, y: F.pairwise_distance(x, y),
+        lambda x, y: F.pair_loss(x, y, term=lambda s, pairs: s.exp()),
+        lambda x, y: F.pairwise_reduce(x, y),
+        lambda x, y: F.sinkhorn(x),
+    ],
+    ids=["nearest", "pairwise_distance", "pair_loss", "pairwise_reduce", "sinkhorn"],
+)
+def test_vmap_over_no_argument_of_distances(call: Callable[[Tensor, Tensor], Tensor]) -> None:
+    x, y = torch.randn(2, 9, 4).unbind()
+    factors = torch.tensor([1.0, 2.0])
+    found = torch.func.vmap(lambda a: a * call(x, y).sum())(factors)
+    torch.testing.assert_close(found, factors * call(x, y).sum())
 
 
 @pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean", "sqeuclidean", "manhattan", "chebyshev"])
