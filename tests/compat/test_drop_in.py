@@ -859,6 +859,40 @@ def test_euclidean_losses_of_bf16_rows_are_fused(name: str) -> None:
     assert abs(float(ours) - float(right)) <= abs(float(theirs) - float(right)) + 1e-2 * float(right)
 
 
+@pytest.mark.parametrize("name", ["SupConLoss", "ContrastiveLoss", "MultiSimilarityLoss", "MarginLoss"])
+@pytest.mark.parametrize("references", [False, True])
+def test_gradients_of_euclidean_losses_of_bf16_rows_are_rounded_once(name: str, references: bool) -> None:
+    """Those of SupConLoss were the sum of two that were rounded each: within autocast the original's are exact to one
+    rounding."""
+    module = metric_learning()
+    loss = getattr(module.losses, name)(distance=module.distances.LpDistance(normalize_embeddings=False))
+    labels = torch.arange(48) % 6
+
+    def some() -> Tensor:
+        return (0.15 * (0.7 * torch.randn(6, 16)[labels] + torch.randn(48, 16))).bfloat16()
+
+    others = {"ref_emb": some(), "ref_labels": labels} if references else {}
+
+    def gradient(rows: Tensor, **given: Tensor) -> Tensor:
+        leaf = rows.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=rows.dtype != torch.float64):
+            loss(leaf, labels, **given).backward()
+        assert leaf.grad is not None
+        return leaf.grad.double()
+
+    errors = []
+    for _ in range(5):
+        rows = some()
+        right = gradient(rows.double(), **{k: t.double() if t.is_floating_point() else t for k, t in others.items()})
+        theirs = gradient(rows, **others)
+        with fastssl.patched("pytorch_metric_learning") as calls:
+            ours = gradient(rows, **others)
+        assert calls[name].fused == 1
+        errors.append([float((found - right).norm() / right.norm()) for found in (ours, theirs)])
+    ours_error, theirs_error = torch.tensor(errors).mean(0).tolist()
+    assert ours_error <= 1.1 * theirs_error
+
+
 def test_sentences_within_autocast_are_fused() -> None:
     """Rows of float32 ran the original where the processor multiplies in bf16."""
     losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -226,6 +227,10 @@ def sup_con_loss(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_e
         values = sup_con(multiplied(embeddings)[0], ids, temperature=1 / scale, normalize=normalize, reduction="none")
         exact = sizes[codes] < 2
     else:
+        if metric != Metric.dot:  # two sweeps, whose gradients are added before they are rounded to 16 bits, not after
+            full = result_dtype(pairs.x)
+            y = None if pairs.y is None else pairs.y.to(full)
+            pairs = dataclasses.replace(pairs, x=pairs.x.to(full), y=y)
         values, rows = sup_con_rows(pairs, scale, metric, normalize)
         exact = rows.positives == 0
         if nothing(loss, rows):
