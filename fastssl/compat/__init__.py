@@ -108,7 +108,7 @@ def patch(
         exact_dtypes: run the original code for 16-bit rows and within autocast.
         min_rows: number of rows from which on calls on a GPU are fused, where launches of kernels take all of a small
             batch's time; 0: all; None: that of each loss (docs/migrate.md), and few rows against few classes, few
-            distances or few covariances run the original on a CPU.
+            pairs, distances or covariances run the original on a CPU.
 
     Raises:
         TypeError: ``min_rows`` is no integer.

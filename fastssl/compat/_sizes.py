@@ -1,6 +1,6 @@
 """Small batches on a GPU run the library's own code: a step then takes as long as the host needs to launch its kernels,
 and the library launches fewer. So do losses of few rows against few classes on a CPU, which are one small
-cross-entropy, few distances, and few covariances.
+cross-entropy, few pairs, few distances, and few covariances.
 
 A loss is fused from as many rows on as its own code holds so much in one tensor that it takes longer (measured on an
 H100). Rows are those of the largest matrix that takes part: embeddings, references, weights of classes, a memory bank.
@@ -51,23 +51,32 @@ def require_scores(loss: Any, given: Any) -> None:
     ``loss`` has a matrix of one vector per class; ``given``: the other arguments.
     """
     values = sum(t.numel() for t in loss._parameters.values() if t is not None and t.dim() == 2)
-    _require(given, lambda rows: len(rows) * values // max(1, rows.shape[1]), SCORES, "scores of rows and classes")
+    _require(given, lambda rows, _: len(rows) * values // max(1, rows.shape[1]), SCORES, "scores of rows and classes")
+
+
+def require_pairs(rows: int, given: Any) -> None:
+    """Likewise, with fewer pairs than those of so many rows with each other: the checks of a call take longer than the
+    original."""
+    _require(given, lambda first, longest: len(first) * longest, rows * rows, "pairs of rows")
 
 
 def require_differences(loss: Any, given: Any) -> None:
     """Likewise, with few distances of rows to each other, which the original computes one by one."""
-    _require(given, lambda rows: len(rows) * rows.numel(), DIFFERENCES, "differences of features")
+    _require(given, lambda rows, _: len(rows) * rows.numel(), DIFFERENCES, "differences of features")
 
 
 def require_covariances(loss: Any, given: Any) -> None:
     """Likewise, with a small matrix of covariances."""
-    _require(given, lambda rows: rows.shape[1] ** 2, COVARIANCES, "covariances")
+    _require(given, lambda rows, _: rows.shape[1] ** 2, COVARIANCES, "covariances")
 
 
-def _require(given: Any, work: Callable[[Tensor], int], least: int, what: str) -> None:
-    """``work`` of the first matrix that is given, where kernels of a CPU are those that run."""
-    rows = next((t for t in tensors(given) if t.dim() == 2), None)
-    if rows is not None and rows.device.type == "cpu" and not _on_gpu(rows) and work(rows) < least:
+def _require(given: Any, work: Callable[[Tensor, int], int], least: int, what: str) -> None:
+    """``work`` of the first matrix that is given, and the rows of the longest, where kernels of a CPU are those that
+    run."""
+    matrices = [t for t in tensors(given) if t.dim() == 2]
+    if not matrices or matrices[0].device.type != "cpu" or _on_gpu(matrices[0]):
+        return
+    if work(matrices[0], max(len(t) for t in matrices)) < least:
         raise NotFused(f"fewer than {least:,} {what} on a CPU (min_rows)")
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from fastssl.compat import _everywhere as everywhere
 from fastssl.compat._dtypes import BY_DIFFERENCES
 from fastssl.compat._peer import Around, NotFused, Target, kind_of, require_alone, require_matrices
-from fastssl.compat._sizes import MATRIX, require_covariances, require_scores
+from fastssl.compat._sizes import MATRIX, require_covariances, require_pairs, require_scores
 from fastssl.compat.metric_learning.calls import LossDict
 from fastssl.compat.metric_learning.classes import arc_face, cos_face, nca, normalized_softmax, proxy_anchor, proxy_nca
-from fastssl.compat.metric_learning.known import MIN_ROWS, OF_CLASSES, PEER
+from fastssl.compat.metric_learning.known import MIN_ROWS, OF_CLASSES, PEER, ROWS_ON_CPU
 from fastssl.compat.metric_learning.miners import angular_miner, hardest_miner, pair_miner, triplet_miner
 from fastssl.compat.metric_learning.pairs import (
     circle,
@@ -73,21 +73,21 @@ def targets() -> list[Target]:
             Target(
                 *(getattr(losses, name), "compute_loss", fused, _probe),
                 min_rows=MIN_ROWS.get(name, MATRIX),
-                few=require_scores if name in OF_CLASSES else None,
+                few=require_scores if name in OF_CLASSES else _few,
                 again=_again,
             )
             for name, fused in table.items()
             if hasattr(losses, name)  # SmoothAPLoss: from version 2.6 on
         ),
         Target(losses.VICRegLoss, "covariance_loss", _covariance, _probe_covariance, few=require_covariances),
-        Target(miners.AngularMiner, "mine", angular_miner, _probe, loss=False),
+        Target(miners.AngularMiner, "mine", angular_miner, _probe, few=_few, loss=False),
         Target(
             *(miners.BatchEasyHardMiner, "mine", hardest_miner, _probe, ("BatchHardMiner",)),
             min_rows=MATRIX,
             loss=False,
         ),
         Target(miners.PairMarginMiner, "mine", pair_miner, _probe, min_rows=MATRIX, loss=False),
-        Target(miners.TripletMarginMiner, "mine", triplet_miner, _probe, loss=False),
+        Target(miners.TripletMarginMiner, "mine", triplet_miner, _probe, few=_few, loss=False),
     ]
 
 
@@ -100,6 +100,11 @@ def around() -> list[Around]:
         *(Around(owner, "forward", everywhere.of_all_rows) for owner in owners),
         Around(DistributedLossWrapper, "forward", everywhere.as_it_gathers),
     ]
+
+
+def _few(loss: Any, given: Any) -> None:
+    if rows := ROWS_ON_CPU.get(kind_of(loss).__name__):
+        require_pairs(rows, given)
 
 
 def _again(original: Callable[..., LossDict], loss: Any, embeddings: Tensor, labels: Any, *rest: Any) -> LossDict:

@@ -155,6 +155,32 @@ def test_few_rows_against_few_classes_run_the_library_on_a_cpu(name: str, monkey
     assert calls.original == ({} if name == "ProxyAnchorLoss" else refused)
 
 
+def test_few_pairs_run_the_library_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those with references count, such as with a memory."""
+    pml = metric_learning()
+    from fastssl.compat import pytorch_metric_learning as of_pml
+
+    monkeypatch.setattr(of_pml, "ROWS_ON_CPU", {"ContrastiveLoss": 12, "TripletMarginMiner": 12})
+    fastssl.patch("pytorch_metric_learning")
+    for name, call in (
+        ("ContrastiveLoss", pml.losses.ContrastiveLoss()),
+        ("TripletMarginMiner", pml.miners.TripletMarginMiner()),
+    ):
+        calls = _calls("pytorch_metric_learning", name)
+        for rows, references, fused in ((11, None, 0), (12, None, 1), (9, 15, 0), (9, 16, 1)):
+            others = (
+                {} if references is None else {"ref_emb": _rows(references), "ref_labels": torch.arange(references) % 3}
+            )
+            before = calls.fused
+            call(_rows(rows), torch.arange(rows) % 3, **others)
+            assert calls.fused - before == fused
+        assert calls.original == {"fewer than 144 pairs of rows on a CPU (min_rows)": 2}
+        with fastssl.patched("pytorch_metric_learning", min_rows=0):
+            before = calls.fused
+            call(_rows(6), torch.arange(6) % 3)
+            assert calls.fused - before == 1
+
+
 def test_few_distances_run_the_library_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_sizes, "DIFFERENCES", 12 * 12 * 4)
     lightly()

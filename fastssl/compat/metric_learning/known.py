@@ -88,4 +88,16 @@ MIN_ROWS = {
     **dict.fromkeys(("MultiSimilarityLoss", "SupConLoss"), MASKED_MATRICES),
     "FastAPLoss": HISTOGRAMS,
 }
+# Rows from which on kernels of a CPU take less processor time than the original (and the call that finds them too few).
+ROWS_ON_CPU = {
+    **dict.fromkeys(("AngularLoss", "NCALoss"), 128),
+    "ContrastiveLoss": 96,
+    **dict.fromkeys(
+        ("CircleLoss", "GeneralizedLiftedStructureLoss", "PNPLoss", "SupConLoss", "ThresholdConsistentMarginLoss"), 48
+    ),
+    **dict.fromkeys(
+        ("MarginLoss", "MultiSimilarityLoss", "RankedListLoss", "TripletMarginLoss", "TripletMarginMiner"), 32
+    ),
+    "AngularMiner": 24,
+}
 OF_CLASSES = ("ArcFaceLoss", "CosFaceLoss", "NormalizedSoftmaxLoss", "ProxyNCALoss")
