@@ -242,12 +242,23 @@ def _ordered(steps: list[Any], place: str) -> list[Step]:
         elif normalize is None:
             colors.append(step)
         elif isinstance(step, RandomErasing):  # its colour is one of normalised values
-            mean, std = normalize.means(), normalize.stds()
-            value: Any = tuple(v * s + m for v, s, m in zip(step.color(), std, mean))
-            colors.append(replace(step, value=value))
+            colors.append(replace(step, value=_color_before(normalize, step, place)))
         else:
             raise ValueError(f"{place}: expected {step} before Normalize, which comes last in a program")
     return [*crops, *flips, *colors, *([] if normalize is None else [normalize])]
+
+
+def _color_before(normalize: Normalize, erasing: RandomErasing, place: str) -> Any:
+    """The colour that becomes the one of an erased box."""
+    count = max(len(v) if isinstance(v, tuple) else 1 for v in (normalize.mean, normalize.std))
+    color = erasing.color() if count in (1, 3) else [erasing.color()[0]] * count
+    parts = zip(color, normalize.stds(len(color)), normalize.means(len(color)))
+    values = tuple(v * s + m for v, s, m in parts)
+    if len({*values}) == 1:
+        return values[0]
+    if len(values) != 3:
+        raise ValueError(f"{place}: expected RandomErasing before a Normalize of {len(values)} channels, got it behind")
+    return values
 
 
 def _resized(steps: list[Any], place: str) -> list[Any]:

@@ -131,6 +131,10 @@ def test_flips_come_first_and_normalize_last() -> None:
     assert isinstance(found[1], RandomErasing)
     assert found[1].value == pytest.approx((0.7, 0.1, 0.3))
     assert program(crop(), FLOAT, erasing(value=0.5), NORMALIZE)[1].value == 0.5
+    many = made("Normalize", mean=[0.5] * 13, std=[0.25] * 13)
+    assert program(crop(), FLOAT, many, erasing(value=1.0))[1].value == 0.75
+    with pytest.raises(ValueError, match="expected RandomErasing before a Normalize of 13 channels"):
+        program(crop(), FLOAT, made("Normalize", mean=[0.5] * 12 + [0.4], std=[0.25] * 13), erasing())
 
 
 def test_thresholds_of_uint8_and_of_floats() -> None:
