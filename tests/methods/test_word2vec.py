@@ -536,7 +536,7 @@ def test_the_first_words_of_a_file(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("packed", ["", ".gz"])
 @pytest.mark.parametrize("kind", ["text", "binary", "glove"])
 def test_no_more_is_read_than_the_first_words(kind: str, packed: str, tmp_path: Path) -> None:
-    vectors = WordVectors([f"w{k}" for k in range(16_000)], torch.randn(16_000, 100))
+    vectors = WordVectors([f"w{k}" for k in range(20_000)], torch.randn(20_000, 100))
     vectors.save(tmp_path / "v", binary=kind == "binary")
     content = (tmp_path / "v").read_bytes()
     content = content.partition(b"\n")[2] if kind == "glove" else content
