@@ -18,13 +18,13 @@ void fill_axis(AxisTable& table, const Axis& axis) {
     const int64_t n = axis.taps(i, begin, center);
     float* out = table.weights.data() + i * most;
     const bool stored = n <= 2048;
+    const float scale = axis.factor(i);
     for (int64_t k = 0; k < n; ++k) {
       const double v = axis.weight(begin + k, center);
       if (stored) w[k] = v;
       total += v;
     }
-    for (int64_t k = 0; k < n; ++k)
-      out[k] = float((stored ? w[k] : axis.weight(begin + k, center)) / total * axis.factor(i));
+    for (int64_t k = 0; k < n; ++k) out[k] = float((stored ? w[k] : axis.weight(begin + k, center)) / total * scale);
     table.first[size_t(i)] = begin;
     taps = std::max(taps, n);
   }
