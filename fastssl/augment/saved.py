@@ -19,8 +19,11 @@ DEFAULT_NAME = "transform"  # of what a file defines
 
 
 def to_json(views: Any) -> Json | None:
-    """The programs of views, as JSON values; None: of another class, whose views are more than those of programs."""
+    """The programs of views, as JSON values; None: of another class, whose views are more than those of programs, or
+    with operations of one."""
     if not isinstance(views, Views) or type(views).forward is not Views.forward:
+        return None
+    if any(getattr(ops, type(op).__name__, None) is not type(op) for program in views.programs for op in program.steps):
         return None
     return [
         {

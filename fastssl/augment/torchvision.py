@@ -76,7 +76,7 @@ def from_torchvision(
         dtype: dtype of the views; None: that to which the transform converts, float32 of ``ToTensor``.
         channels_last: views in channels_last memory format.
         channels: number of channels, as for :class:`Augment`; None: as many as the means of its ``Normalize``, 3 for
-            one mean, which is that of all channels.
+            one mean, which is that of all channels. An :class:`Augment` keeps what is not given.
 
     Returns:
         Augment | Views: an :class:`Augment`, or :class:`Views` of a transform that makes several views.
@@ -99,7 +99,7 @@ def from_torchvision(
     rules = rules or {}
     parts = _views(transform, rules)
     if parts is None:
-        return _program(transform, rules, dtype, channels_last, channels)
+        return _program(transform, rules, dtype, channels_last, channels, "transform")
     distinct: list[tuple[int, Any]] = []
     for k, part in enumerate(parts):
         if distinct and part is parts[k - 1]:
@@ -146,8 +146,12 @@ def _program(
     dtype: torch.dtype | None,
     channels_last: bool,
     channels: int | None,
-    place: str = "transform",
+    place: str,
 ) -> Augment:
+    if isinstance(transform, Augment):  # a program already
+        dtype, channels = dtype or transform.dtype, channels or transform.channels
+        channels_last = channels_last or transform.channels_last
+        return Augment(transform.steps, dtype=dtype, channels_last=channels_last, channels=channels)
     steps = list(_steps(transform, rules, place))
     floats = [step for step in steps if isinstance(step, _ToFloat)]
     if not floats and not any(isinstance(step, Normalize) for step in steps):

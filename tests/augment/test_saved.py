@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from fastssl.augment import POLICIES, Augment, Normalize, RandomCrop, RandomResizedCrop, Views, as_views, policy
+from fastssl.augment import (
+    POLICIES,
+    Augment,
+    Normalize,
+    RandomCrop,
+    RandomResizedCrop,
+    Views,
+    as_views,
+    from_torchvision,
+    policy,
+)
 from fastssl.augment.saved import from_json, to_json
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 50, 40, 3), dtype=np.uint8)
@@ -35,6 +45,11 @@ def test_json_keeps_dtype_layout_and_channels() -> None:
             return [view.flip(0) for view in super().forward(images, **options)]
 
     assert to_json(Own([program])) is None
+
+    class Crop(RandomCrop):
+        pass
+
+    assert to_json(Views([Augment([Crop(20)])])) is None
     assert to_json(program) is None
 
 
@@ -44,6 +59,10 @@ def test_views_are_named_in_many_ways(tmp_path: Path) -> None:
     assert as_views(views) is views
     assert as_views(program).counts == [1]
     assert as_views([program, program]).counts == [1, 1]
+    grey = Augment([RandomResizedCrop(16)], dtype=torch.bfloat16, channels_last=True, channels=1)
+    for kept in (from_torchvision([grey, grey]).programs[1], as_views(grey).programs[0], from_torchvision(grey)):
+        assert repr(kept) == repr(grey)
+    assert repr(from_torchvision(grey, channels=3)) == repr(grey.with_channels(3))
     assert len(as_views("byol", 16).programs) == 2
     file = tmp_path / "views.py"
     file.write_text(
