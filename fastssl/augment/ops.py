@@ -80,6 +80,10 @@ class Operation:
         """Height and width of the output, if the operation determines it."""
         return before
 
+    def least(self) -> tuple[int, int]:
+        """Height and width of the smallest image that it takes."""
+        return 1, 1
+
     def __repr__(self) -> str:
         given = []
         for k, f in enumerate(fields(self)):
@@ -192,7 +196,6 @@ class CenterCrop(Operation):
         return [self.resize or 0, self._random, *size, interpolation, self._padding]
 
     def least(self) -> tuple[int, int]:
-        """Height and width of the smallest image that has room for the crop."""
         if self.resize is not None:
             return 1, 1
         height, width = (max(1, length - 2 * self._padding) for length in height_and_width(self.size))

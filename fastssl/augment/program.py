@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastssl._options import integer
 from fastssl.augment.images import ImageBatch, read_images
-from fastssl.augment.ops import CenterCrop, ColorJitter, Normalize, Operation, RandomErasing
+from fastssl.augment.ops import ColorJitter, Normalize, Operation, RandomErasing
 from fastssl.ops import augment as kernels
 from fastssl.ops import extension
 from fastssl.ops.backend import resolve
@@ -144,8 +144,7 @@ class Augment(nn.Module):
         mean, std = [0.0] * channels, [1.0] * channels
         if normalize is not None:
             mean, std = normalize.means(channels), normalize.stds(channels)
-        crop = steps[0]
-        self._least = crop.least() if isinstance(crop, CenterCrop) else (1, 1)  # of images
+        self._least = steps[0].least()
         self._output = kernels.Output(*size, dtype, channels_last, tuple(mean), tuple(std))
         self._program = np.zeros((len(steps), kernels.ROW))
         names: list[str] = []
@@ -185,10 +184,10 @@ class Augment(nn.Module):
         sizes = np.ascontiguousarray(np.asarray(sizes, dtype=np.int64).reshape(-1, 2))
         small = (sizes < self._least).any(1)
         if small.any():
-            k, (height, width), crop = int(small.argmax()), self._least, self.operations[0]
-            if self._least == (1, 1) or (sizes < 1).any():
+            if (sizes < 1).any():
                 raise ValueError("sizes: expected at least one pixel")
-            assert isinstance(crop, CenterCrop)
+            crop: Any = self.operations[0]
+            k, (height, width) = int(small.argmax()), self._least
             raise ValueError(
                 f"images[{k}]: the crop does not fit the image of {sizes[k, 0]} x {sizes[k, 1]} pixels; expected "
                 f"at least {height} x {width}, or a resize before the crop ({type(crop).__name__}({crop.size}, "

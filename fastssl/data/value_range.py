@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from contextvars import ContextVar
@@ -83,14 +84,19 @@ def eight_bits(values: np.ndarray, name: str, value_range: ValueRange | None = N
         if value_range is None:
             return values.astype(np.uint8)
     if kind == "u" and values.dtype.itemsize <= 2:  # a table is faster, and needs no floats of a whole stack
-        table: np.ndarray = _scaled(np.arange(1 << 8 * values.dtype.itemsize), value_range)[values]
-        return table
+        return _table(8 * values.dtype.itemsize, value_range)[values]
     if values.ndim <= 3:
         return _scaled(values, value_range)
     made = np.empty(values.shape, np.uint8)
     for own, out in zip(values, made):
         out[...] = eight_bits(own, name, value_range)
     return made
+
+
+@functools.lru_cache(maxsize=8)
+def _table(bits: int, value_range: ValueRange) -> np.ndarray:
+    """The level of every value of so many bits."""
+    return _scaled(np.arange(1 << bits), value_range)
 
 
 def tell_once(line: str) -> None:
@@ -102,12 +108,15 @@ def tell_once(line: str) -> None:
 
 def _of_dtype(values: np.ndarray, name: str) -> ValueRange | None:
     """The range of a dtype; None: levels from 0 to 255."""
+    of_sixteen = values.dtype.kind == "u" and values.dtype.itemsize == 2
+    if of_sixteen and _told:  # the line below, which needs the extremes
+        return _SIXTEEN
     low, high = (values.min(), values.max()) if values.size else (0, 0)
     if values.dtype.kind == "f":
         if not 0 <= low <= high <= 1:  # nor NaN
             raise ImageError(f"{name}: expected floats in [0, 1], or uint8, got {low:g} to {high:g}; {REMEDY}")
         return 0.0, 1.0
-    if values.dtype.itemsize == 2 and values.dtype.kind == "u":
+    if of_sixteen:
         tell_once(
             f"{name}: values of 16 bits are read as from 0 to 65,535 (here {low} to {high}); if those of all images "
             "are of another range, name it behind the data: #range=LOW,HIGH"

@@ -53,7 +53,7 @@ def evaluate_language(
         True
     """
     counts = None if training is None else _token_counts(method, training)
-    unigram = None if counts is None else -np.log(counts / counts.sum())
+    known = None if counts is None else (-np.log(counts / counts.sum()), int(counts.argmax()))
     totals = {"nats": 0.0, "right": 0.0, "unigram": 0.0, "frequent": 0.0, "terms": 0.0}
     pairs = [0, 0]
     device = next(method.parameters()).device
@@ -68,24 +68,22 @@ def evaluate_language(
             for some, right in zip(rows.split(STRIP), wanted.split(STRIP)):
                 logits = some @ weight.T if bias is None else some @ weight.T + bias
                 totals["right"] += float((logits.argmax(1) == right).sum())
-            if counts is not None and unigram is not None:
+            if known is not None:
+                unigram, frequent = known
                 totals["unigram"] += float(unigram[targets].sum())
-                totals["frequent"] += float((targets == counts.argmax()).sum())
+                totals["frequent"] += float((targets == frequent).sum())
             totals["terms"] += len(targets)
             if batch.labels is not None:
                 pairs[0] += int((method.network.order(hidden).argmax(1) == batch.labels).sum())
                 pairs[1] += len(batch.labels)
     terms = max(totals["terms"], 1)
-    perplexity, accuracy = (
-        {"pretrained": math.exp(totals["nats"] / terms)},
-        {"pretrained": 100 * totals["right"] / terms},
-    )
-    if counts is not None:
-        perplexity["unigram"], accuracy["unigram"] = (
-            math.exp(totals["unigram"] / terms),
-            100 * totals["frequent"] / terms,
-        )
-    table = {"perplexity": perplexity, "accuracy": accuracy}
+    table = {
+        "perplexity": {"pretrained": math.exp(totals["nats"] / terms)},
+        "accuracy": {"pretrained": 100 * totals["right"] / terms},
+    }
+    if known is not None:
+        table["perplexity"]["unigram"] = math.exp(totals["unigram"] / terms)
+        table["accuracy"]["unigram"] = 100 * totals["frequent"] / terms
     if pairs[1]:
         table["order"] = {"pretrained": 100 * pairs[0] / pairs[1], "chance": 50.0}
     if method.whole != "stream":
