@@ -1,4 +1,5 @@
-// Uniform draws by counter as NumPy arrays, and the spans of text that T5 cuts out by them.
+// Uniform draws by counter as NumPy arrays, the spans of text that T5 cuts out by them,
+// and masks of dropout by torch's generator.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "core/philox.h"
+#include "dropout/dropout.h"
 
 namespace py = pybind11;
 
@@ -195,11 +197,27 @@ py::tuple cut_spans(const Integers& values, const Integers& offsets, const Integ
   return py::make_tuple(kept, kept_ends, cut, cut_ends);
 }
 
+// Into `count` bytes at `kept`. All of it under Python's lock, so that no other thread draws in between.
+void draw_of_torch(const py::object& generator, double probability, uintptr_t kept, int64_t count) {
+  if (!(probability >= 0 && probability <= 1)) throw std::invalid_argument("probability: expected 0 to 1");
+  const py::object state = generator.attr("get_state")();
+  if (state.attr("nbytes").cast<size_t>() < sizeof(Twister))
+    throw std::invalid_argument("generator: expected a generator of the CPU");
+  auto& twister = *reinterpret_cast<Twister*>(state.attr("data_ptr")().cast<uintptr_t>());
+  if (twister.left < 1 || twister.left > kTwisterWords || twister.next + uint64_t(twister.left - 1) > kTwisterWords)
+    throw std::invalid_argument("generator: a state of another layout");
+  draw_kept(twister, probability, count, reinterpret_cast<uint8_t*>(kept));
+  generator.attr("set_state")(state);
+}
+
 }  // namespace
 
 void bind_draws(py::module_& m) {
   m.def("uniform", uniform, py::arg("seed"), py::arg("epoch"), py::arg("ids"), py::arg("view"), py::arg("block"),
         py::arg("count"), "Uniform draws in (0, 1) by counter: float64 [B, count].");
+  m.def(
+      "draw_kept", draw_of_torch, py::arg("generator"), py::arg("probability"), py::arg("kept"), py::arg("count"),
+      "Whether each of `count` draws of a generator of torch is below `probability`, as bytes at the address `kept`.");
   m.def("noise_spans", noise_spans, py::arg("seed"), py::arg("epoch"), py::arg("ids"), py::arg("view"),
         py::arg("block"), py::arg("other"), py::arg("lengths"), py::arg("noise"), py::arg("spans"),
         "Starts and lengths [B, S] of random spans.");

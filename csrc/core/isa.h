@@ -17,6 +17,7 @@ struct DensityTables;         // density/kernels.h
 struct CharacteristicTables;  // characteristic/kernels.h
 struct WaveTable;             // wave/step.h
 struct GruTable;              // wave/gru.h
+struct DropoutTable;          // dropout/kernels.h
 
 struct IsaTable {
   const char* name;
@@ -39,6 +40,7 @@ struct IsaTable {
   const CharacteristicTables* characteristic;
   const WaveTable* wave;
   const GruTable* gru;
+  const DropoutTable* dropout;
 };
 
 #ifdef FASTSSL_NEON

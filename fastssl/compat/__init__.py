@@ -73,6 +73,7 @@ class _Patch:
     contexts: list[list[_Options]] = field(default_factory=list)  # lists are told apart by identity
     active: bool = True
     replaced: list[_Replaced] = field(default_factory=list)
+    within: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # until it ends
     calls: dict[str, Calls] = field(default_factory=dict)
 
     @property
@@ -164,6 +165,7 @@ def _activate(name: str) -> _Patch:
     for target in targets:
         peer.know(target.owner, target.method, target.family)
     peer.know_parts()
+    entry.within.enter_context(getattr(adapter, "within", contextlib.nullcontext)())
     _patches[name] = entry
     return entry
 
@@ -317,6 +319,7 @@ def unpatch(name: str | None = None) -> None:
 
 def _restore(entry: _Patch) -> None:
     entry.active = False
+    entry.within.close()
     for item in reversed(entry.replaced):
         if item.owner.__dict__.get(item.name) is not item.wrapper:
             text = f"{item.owner.__module__}.{item.owner.__qualname__}.{item.name}"

@@ -1,8 +1,9 @@
 """Encoders, language models, heads, momentum encoders, queues and memory banks."""
 
+from fastssl.functional._dropout import faster_dropout
 from fastssl.models.audio import build_audio
 from fastssl.models.convolutional import MLP, PatchCNN, SmallEfficientNet
-from fastssl.models.cpu_operations import FasterCpuOperations, faster_dropout
+from fastssl.models.cpu_operations import FasterCpuOperations
 from fastssl.models.dense import SEGMENTATION_HEADS, FCNHead, HypercolumnHead, LinearHead, feature_maps
 from fastssl.models.density import DensityNetwork, LogLikelihood, row_keys
 from fastssl.models.detector import FCOSHead, detect, fcos_loss

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as TF
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-ATTENTION, DROPOUT = TF.scaled_dot_product_attention, TF.dropout
+from fastssl.functional._dropout import ATTENTION, plain
+
 MULTI_HEAD = TF.multi_head_attention_forward
 HALF = torch.bfloat16
 SHORT = 1 << 13  # elements of the keys of a head up to which attention in float32 is faster: 128 tokens of 64
-MANY = 1 << 16  # elements from which 16 random bits for each are faster
 NARROW = 8  # output columns up to which weight gradients are faster of several images side by side
 WIDE = 64  # output columns of such images, at least
 
@@ -52,54 +50,14 @@ class FasterCpuOperations(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         faster, options = REPLACED.get(func), kwargs or {}
-        if faster is not None and _recorded_once() and _plain(*args, *options.values()):
+        if faster is not None and _recorded_once() and plain(*args, *options.values()):
             return faster(*args, **options)
         return func(*args, **options)
-
-
-@contextlib.contextmanager
-def faster_dropout() -> Iterator[None]:
-    """Context within which dropout, also of attention, draws 16 random bits per element on CPUs.
-
-    The probability ``p`` is rounded to a multiple of 2^-16; the elements that are kept are scaled by the inverse of the
-    rounded ``1 - p``. Other masks are drawn than by torch with the same seed. It replaces ``dropout`` and
-    ``scaled_dot_product_attention`` of ``torch.nn.functional``, for all threads. Forward and backward pass belong into
-    it, as checkpointed parts draw again in the backward pass.
-
-    Example:
-        >>> import torch
-        >>> from fastssl.models import faster_dropout
-        >>> x = torch.ones(512, 512, requires_grad=True)
-        >>> with faster_dropout():
-        ...     torch.nn.functional.dropout(x, 0.1).sum().backward()
-    """
-    kept = TF.dropout, TF.scaled_dot_product_attention
-    TF.dropout, TF.scaled_dot_product_attention = dropout, attention_with_dropout  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        TF.dropout, TF.scaled_dot_product_attention = kept
 
 
 def _recorded_once() -> bool:
     """Whether operations are neither recomputed later, out of the mode's sight, nor recomputed now."""
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is None and torch._C._current_graph_task_id() == -1
-
-
-def _plain(*arguments: Any) -> bool:
-    """Whether tensors on the CPU are computed with: none of subclasses (DTensor, fake or nested tensors), no
-    transformation of torch.func, no tracing."""
-    return (
-        torch._C._functorch.peek_interpreter_stack() is None
-        and not torch.jit.is_tracing()
-        and not torch.compiler.is_compiling()
-        and _get_current_dispatch_mode() is None
-        and all(
-            type(t) in (Tensor, nn.Parameter) and t.layout == torch.strided and t.device.type == "cpu"
-            for t in arguments
-            if isinstance(t, Tensor)
-        )
-    )
 
 
 def attention(
@@ -130,48 +88,6 @@ def multi_head_attention(*args: Any, **options: Any) -> Any:
         return code(*args, **options)
 
 
-def attention_with_dropout(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """Replaces ``scaled_dot_product_attention`` with dropout: composed in float32, as torch composes it."""
-    inputs = (query, key, value)
-    drops = isinstance(dropout_p, float) and 0 < dropout_p < 1 and not is_causal and not enable_gqa
-    if not (drops and _plain(*inputs, attn_mask) and _composable(query, key, value, attn_mask)):
-        options: dict[str, Any] = {"is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
-        return ATTENTION(query, key, value, attn_mask, dropout_p, **options)
-    half = torch.is_autocast_enabled("cpu") and query.dtype != torch.float64
-    result = torch.get_autocast_dtype("cpu") if half else query.dtype
-    with torch.autocast("cpu", enabled=False):
-        query, key, value = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in inputs)
-        scores = query * (query.shape[-1] ** -0.5 if scale is None else scale) @ key.mT
-        if attn_mask is None:
-            weights = scores.softmax(-1)
-        else:
-            visible = attn_mask.dtype == torch.bool
-            scores = scores.masked_fill(~attn_mask, -torch.inf) if visible else scores + attn_mask.to(scores.dtype)
-            weights = torch._safe_softmax(scores, -1)  # 0 instead of NaN for queries that see no key
-        return (dropout(weights, dropout_p) @ value).to(result)
-
-
-def _composable(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
-    """Whether torch accepts these without further rules."""
-    return (
-        2 <= query.dim() == key.dim() == value.dim()
-        and query.dtype == key.dtype == value.dtype
-        and query.is_floating_point()
-        and query.shape[-1] == key.shape[-1] > 0
-        and (mask is None or (mask.dtype in (torch.bool, query.dtype, torch.float32) and mask.dim() <= query.dim()))
-    )
-
-
 def convolution(
     input: Tensor,
     weight: Tensor,
@@ -185,9 +101,9 @@ def convolution(
     inputs = [t for t in (input, weight, bias) if t is not None]
     channels_last = input.dim() == weight.dim() == 4 and input.is_contiguous(memory_format=torch.channels_last)
     counts = all(isinstance(n, int) or (isinstance(n, tuple) and len(n) == 2) for n in (stride, padding, dilation))
-    plain = counts and groups == 1 and _pair(dilation) == (1, 1) and min(_pair(stride)) > 0
+    usual = counts and groups == 1 and _pair(dilation) == (1, 1) and min(_pair(stride)) > 0
     full = input.numel() > 0 and weight.numel() > 0
-    fits = channels_last and plain and full and input.shape[1] == weight.shape[1]
+    fits = channels_last and usual and full and input.shape[1] == weight.shape[1]
     fits = fits and (bias is None or bias.shape == weight.shape[:1])
     if not (fits and _trained_in_bf16(*inputs) and torch.cpu._is_amx_tile_supported()):
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
@@ -264,22 +180,6 @@ def _side_by_side(images: Tensor, count: int, gap: int) -> Tensor:
     beside[..., :width, :] = pixels.unflatten(0, (-1, count)).transpose(1, 2)
     beside[..., width:, :] = 0
     return beside.flatten(2, 3).permute(0, 3, 1, 2)
-
-
-def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """Replaces ``dropout``."""
-    drops = isinstance(p, float) and 0 < p < 1 and training is True and not inplace
-    plain = drops and isinstance(input, Tensor) and input.is_floating_point() and _plain(input)
-    dropped, count = (round(p * 65536), input.numel()) if plain else (0, 0)
-    if not (0 < dropped < 65536 and count >= MANY):
-        return DROPOUT(input, p, training, inplace)
-    bits = (
-        torch.empty(-(-count // 4), dtype=torch.int64, device=input.device)
-        .random_(-(2**63), None)
-        .view(torch.int16)[:count]
-    )
-    kept = (bits >= dropped - 32768).view(input.shape).to(input.dtype)
-    return input * kept * (65536 / (65536 - dropped))
 
 
 def index_select(input: Tensor, dim: int, index: Tensor, **options: Any) -> Tensor:

@@ -40,7 +40,8 @@ class Pretraining:
         seed: seed of all random draws.
         precision: precision of Lightning Fabric: "32-true", "bf16-mixed", ...; "auto": "bf16-mixed" on a GPU that
             supports it, or a CPU that multiplies it faster than fp32 (AMX; AMD from Zen 4 on), else
-            "32-true". On CPUs :class:`fastssl.models.FasterCpuOperations` and dropout of 16 random bits are used.
+            "32-true". On CPUs :class:`fastssl.models.FasterCpuOperations` and :func:`fastssl.models.faster_dropout` are
+            used.
         accelerator: "cpu", "cuda", or "auto": a GPU if available.
         devices: processes on this machine. They share a batch: pair losses cover all of it, batch norm sees the local
             part (:func:`fastssl.distributed.sharded`). Under torchrun and SLURM the launcher decides; else each further

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as TF
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import fastssl
+from fastssl.functional._dropout import dropout
 from fastssl.models import build_language
 from fastssl.models.architectures import TRANSFORMERS
 
@@ -790,3 +792,15 @@ def test_copies_of_a_model_made_in_a_step_have_a_head_of_their_own() -> None:
     twin(input_ids=ids, labels=ids).loss.backward()
     assert _fused() == before + 1 and bool(twin.lm_head.weight.grad.any())
     assert copy.deepcopy(twin).lm_head.forward.__self__ is not twin.lm_head
+
+
+def test_dropout_on_a_cpu_draws_the_masks_of_torch() -> None:
+    drop, x = nn.Dropout(0.2), torch.randn(4, 64, 64)
+    before = TF.dropout
+    torch.manual_seed(5)
+    expected = drop(x)
+    with fastssl.patched("transformers"):
+        assert TF.dropout is dropout
+        torch.manual_seed(5)
+        assert torch.equal(drop(x), expected)
+    assert TF.dropout is before

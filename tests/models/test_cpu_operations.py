@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fastssl.models import FasterCpuOperations, cpu_operations
-from fastssl.models.cpu_operations import MANY, SHORT, faster_dropout
+from fastssl.functional import _dropout
+from fastssl.models import FasterCpuOperations, cpu_operations, faster_dropout
+from fastssl.models.cpu_operations import SHORT
 
 
 @pytest.fixture(autouse=True)
@@ -96,15 +97,12 @@ def test_multi_head_attention(network: str, dropout: float, monkeypatch: pytest.
         loss = (result.float() * torch.arange(32)).sum()
         return [result.detach(), *torch.autograd.grad(loss, [x, *parameters])]
 
-    def spy(name: str) -> None:
-        inner = getattr(cpu_operations, name)
-        spied = lambda *args, **options: (seen.append(name), inner(*args, **options))[1]  # noqa: E731
-        monkeypatch.setattr(cpu_operations, name, spied)
-        if cpu_operations.REPLACED.get(cpu_operations.ATTENTION) is inner:
-            monkeypatch.setitem(cpu_operations.REPLACED, cpu_operations.ATTENTION, spied)
+    def spied(name: str, inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda *args, **options: (seen.append(name), inner(*args, **options))[1]
 
-    spy("attention")
-    spy("attention_with_dropout")
+    torchs, name = _dropout.ATTENTION, "scaled_dot_product_attention"
+    monkeypatch.setitem(cpu_operations.REPLACED, torchs, spied("in bf16", cpu_operations.attention))
+    monkeypatch.setitem(_dropout.REPLACED, name, (spied("with dropout", _dropout.attention), torchs))
     right, errors = run(copy.deepcopy(module).double().eval(), x.double()), []
     for contexts in ((), (FasterCpuOperations, faster_dropout)):
         with contextlib.ExitStack() as stack:
@@ -113,7 +111,7 @@ def test_multi_head_attention(network: str, dropout: float, monkeypatch: pytest.
             with torch.autocast("cpu", torch.bfloat16):
                 found = run(module, x)
         errors.append(_errors(found, right))
-    assert seen == (["attention_with_dropout"] if dropout else ["attention_with_dropout", "attention"])
+    assert seen == (["with dropout"] if dropout else ["with dropout", "in bf16"])
     if not dropout:  # of a layer, most is other operations' in bf16
         assert all(new <= old * (1.05 if network == "attention" else 1.5) for old, new in zip(*errors))
 
@@ -136,28 +134,6 @@ def test_other_attention_is_torchs(case: str) -> None:
                 options = {"dropout_p": 0.5} if case == "dropout" else {}
                 results.append(_attend(inputs, weight, **options))
     assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(*results))
-
-
-@pytest.mark.parametrize("masked", ["no", "bool", "float"])
-def test_attention_with_dropout(masked: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    inputs, weight = [torch.randn(3, 2, 20, 8).double() for _ in range(3)], torch.randn(3, 2, 20, 8).double()
-    options = _cast(_masks(masked), torch.float64) | {"scale": 0.7}
-    if masked == "bool":
-        options["attn_mask"][0, 0, 3] = False  # this query sees nothing
-    kept = (torch.rand(3, 2, 20, 20) > 0.1) / 0.9
-    monkeypatch.setattr(cpu_operations, "dropout", lambda weights, p: weights * kept)
-    with faster_dropout():
-        found = _attend(inputs, weight, dropout_p=0.1, **options)
-    leaves = [t.clone().requires_grad_() for t in inputs]
-    mask = options.get("attn_mask", torch.zeros(()))
-    mask = torch.zeros(mask.shape).masked_fill(~mask, -1e9).double() if mask.dtype == torch.bool else mask
-    weights = (leaves[0] @ leaves[1].mT * 0.7 + mask).softmax(-1)
-    weights = weights * ~((mask == -1e9).all(-1, keepdim=True) if masked == "bool" else torch.tensor(False))
-    expected = weights * kept @ leaves[2]
-    (expected * weight).sum().backward()
-    for a, b in zip(found, [expected.detach(), *(t.grad for t in leaves)]):
-        torch.testing.assert_close(a, b)
 
 
 @given(
@@ -275,89 +251,6 @@ def test_errors_of_convolutions_are_torchs() -> None:
         with FasterCpuOperations(), torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError) as found:
             TF.conv2d(pixels, weight)
         assert str(found.value) == str(expected.value)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("p", [1e-4, 0.1, 0.5, 0.9])
-def test_dropout(p: float, dtype: torch.dtype) -> None:
-    torch.manual_seed(0)
-    count = 1_000_003  # not a multiple of 4
-    input = torch.ones(count, dtype=dtype, requires_grad=True)
-    with faster_dropout():
-        found = TF.dropout(input, p)
-    found.sum(dtype=torch.float64).backward()
-    dropped = found == 0
-    scale = torch.tensor(1 / (1 - round(p * 65536) / 65536), dtype=dtype)
-    assert torch.equal(found[~dropped], scale.expand(int((~dropped).sum())))
-    assert input.grad is not None and torch.equal(input.grad, found.detach())
-    deviation = (p * (1 - p) / count) ** 0.5
-    assert abs(float(dropped.double().mean()) - p) < 5 * deviation + 2**-17
-    # Elements are independent of their neighbours, also of those from the same 64 random bits.
-    for distance in (1, 2, 3, 4):
-        both = (dropped[distance:] & dropped[:-distance]).double().mean()
-        assert abs(float(both) - p * p) < 5 * p / count**0.5 + 2**-16
-
-
-def test_dropout_is_drawn_anew_and_repeats_by_seed() -> None:
-    drop = nn.Dropout(0.5)
-    input = torch.ones(MANY)
-    with faster_dropout():
-        torch.manual_seed(3)
-        first, second = drop(input), drop(input)
-        torch.manual_seed(3)
-        again = drop(input)
-        assert torch.equal(first, again) and not torch.equal(first, second)
-        assert torch.equal(drop.eval()(input), input)
-
-
-@pytest.mark.parametrize("case", ["few", "inplace", "none", "all", "tensor"])
-def test_other_dropout_is_torchs(case: str) -> None:
-    results = []
-    for context in (contextlib.nullcontext(), faster_dropout()):
-        torch.manual_seed(0)
-        input = torch.randn(100 if case == "few" else MANY)
-        p: Any = {"none": 0.0, "all": 1.0, "tensor": torch.tensor(0.3)}.get(case, 0.3)
-        with context:
-            results.append(TF.dropout(input, p, inplace=case == "inplace"))
-    assert torch.equal(*results)
-
-
-@pytest.mark.parametrize("kind", ["causal", "grouped", "no dropout", "a mask of another dtype"])
-def test_other_attention_with_dropout_is_torchs(kind: str) -> None:
-    inputs = [torch.randn(2, 4, 6, 8), *(torch.randn(2, 2 if kind == "grouped" else 4, 6, 8) for _ in range(2))]
-    options: dict[str, Any] = {
-        "causal": {"is_causal": True},
-        "grouped": {"enable_gqa": True},
-        "no dropout": {},
-        "a mask of another dtype": {"attn_mask": torch.ones(6, 6, dtype=torch.int64)},
-    }[kind]
-    results: list[Any] = []
-    for context in (contextlib.nullcontext(), faster_dropout()):
-        torch.manual_seed(0)
-        with context:
-            try:
-                dropped = 0.0 if kind == "no dropout" else 0.3
-                results.append(TF.scaled_dot_product_attention(*inputs, dropout_p=dropped, **options))
-            except RuntimeError as error:
-                results.append(torch.tensor([ord(letter) for letter in str(error)]))
-    assert torch.equal(*results)
-    assert TF.scaled_dot_product_attention is cpu_operations.ATTENTION and TF.dropout is cpu_operations.DROPOUT
-
-
-@pytest.mark.parametrize("scale", [1.0, 8.0])
-@pytest.mark.parametrize("masked", ["no", "bool", "float"])
-def test_attention_with_dropout_has_the_digits_of_torchs(masked: str, scale: float) -> None:
-    torch.manual_seed(0)
-    half = [(torch.randn(3, 2, 20, 8) * scale).bfloat16() for _ in range(3)]
-    weight, options = torch.randn(3, 2, 20, 8), _masks(masked)
-    right = _attend([t.double() for t in half], weight, **_cast(options, torch.float64))
-    errors = []
-    for context in (contextlib.nullcontext(), faster_dropout()):
-        with torch.autocast("cpu", torch.bfloat16), context:
-            found = _attend(half, weight, dropout_p=1e-9, **_cast(options, torch.bfloat16))
-        assert all(t.dtype == torch.bfloat16 for t in found)
-        errors.append(_errors(found, right))
-    assert all(new <= max(1.1 * old, 4e-3) for old, new in zip(*errors)), errors  # the rounding of the result
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ FOLDERS = (
     "density",
     "characteristic",
     "wave",
+    "dropout",
     "cuda",
     "operators",
     "bindings",

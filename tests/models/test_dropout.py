@@ -1,0 +1,237 @@
+"""Dropout on CPUs: torch's masks, faster."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as TF
+from torch import Tensor, nn
+
+from fastssl.functional import _dropout
+from fastssl.functional._dropout import ATTENTION, DROPOUT, FEW, dropout
+from fastssl.models import faster_dropout
+from fastssl.ops import extension
+from tests.models.test_cpu_operations import _attend, _cast, _errors, _masks
+
+pytestmark = pytest.mark.skipif(extension._C is None, reason="no kernels")
+ISAS = extension._C.usable_isas() if extension._C is not None else []
+
+
+def _both(call: Callable[[Callable[..., Tensor]], Tensor], words: int = 0) -> None:
+    """torch's result and ours, and what their generator draws next, after some 32-bit words."""
+    found = []
+    for function in (DROPOUT, dropout):
+        torch.manual_seed(words)
+        torch.empty(words, dtype=torch.int32).random_(-(2**31), None)
+        result = call(function)
+        found.append((result, torch.get_rng_state()))
+    (expected, state), (result, other) = found
+    assert result.dtype == expected.dtype and result.stride() == expected.stride()
+    assert torch.equal(result.nan_to_num(7.0), expected.nan_to_num(7.0)) and torch.equal(state, other)
+    assert torch.equal(result.signbit() | result.isnan(), expected.signbit() | expected.isnan())
+
+
+def test_this_torch_draws_one_after_the_other() -> None:
+    """Else all of dropout is torch's, and nothing here tests ours."""
+    assert _dropout._draws_as_torch()
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Any:
+    assert extension._C is not None
+    before = extension._C.isa()
+    extension._C.select_isa(request.param)
+    yield request.param
+    extension._C.select_isa(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_masks_are_torchs(dtype: torch.dtype, isa: str) -> None:
+    """At every place of a state, of an even and an odd number of words, and for subnormal numbers and NaN."""
+    scales = 10.0 ** torch.arange(-44, 30)
+    for words, count, p in [
+        *((words, FEW, 0.1) for words in (0, 1, 2, 311, 622, 623, 624, 625)),
+        *((3, FEW + more, 0.5) for more in (1, 7, 311, 312, 313)),
+        *((words, 100_003, p) for words in (0, 5) for p in (1e-9, 1e-4, 0.3, 0.9, 1 - 1e-9)),
+    ]:
+        x = (torch.randn(count) * scales[torch.arange(count) % len(scales)]).to(dtype)
+        x[::1001] = torch.nan
+        _both(lambda function, x=x, p=p: function(x, p), words)  # type: ignore[misc]
+
+
+@pytest.mark.threads
+def test_masks_are_torchs_for_any_number_of_threads() -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            for count in (65_537, 300_001):
+                _both(lambda function, count=count: function(torch.randn(count), 0.2), 9)  # type: ignore[misc]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_few_numbers_of_a_state() -> None:
+    """Of a few elements, which torch computes itself: whatever is left of a state."""
+    assert extension._C is not None
+    for words in (0, 1, 620, 621, 622, 623, 624):
+        for count in (0, 1, 2, 3, 313):
+            torch.manual_seed(words)
+            torch.empty(words, dtype=torch.int32).random_(-(2**31), None)
+            before = torch.get_rng_state()
+            expected, after = torch.empty(count).bernoulli_(0.6).bool(), torch.get_rng_state()
+            torch.set_rng_state(before)
+            found = torch.empty(count, dtype=torch.bool)
+            extension._C.draw_kept(torch.default_generator, 0.6, found.data_ptr(), count)
+            assert torch.equal(found, expected) and torch.equal(torch.get_rng_state(), after)
+    with pytest.raises(ValueError, match="probability"):
+        extension._C.draw_kept(torch.default_generator, 1.5, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x.permute(0, 2, 3, 1),
+        lambda x: x.to(memory_format=torch.channels_last),
+        lambda x: x[:, ::2],
+        lambda x: x[:, :1],
+        lambda x: x[:1].expand(4, -1, -1, -1),
+        lambda x: x.flatten(1).t(),
+    ],
+)
+def test_layouts(view: Callable[[Tensor], Tensor]) -> None:
+    x = view(torch.randn(3, 8, 40, 50))
+    _both(lambda function: function(x, 0.3))
+    gradients = []
+    for function in (DROPOUT, dropout):
+        torch.manual_seed(0)
+        leaf = x.detach().requires_grad_()
+        function(leaf, 0.3).sum().backward()  # an expanded gradient
+        gradients.append(leaf.grad)
+    assert torch.equal(*gradients)
+
+
+def test_derivatives() -> None:
+    x = torch.randn(2 * FEW, dtype=torch.float64, requires_grad=True)
+    results = []
+    for function in (DROPOUT, dropout):
+        torch.manual_seed(0)
+        y = function(x, 0.4)
+        (first,) = torch.autograd.grad((y**3).sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad((first**2).sum(), x)
+        (batched,) = torch.autograd.grad(function(x, 0.4), x, torch.ones(2, 2 * FEW).double(), is_grads_batched=True)
+        results.append([y, first, second, batched])
+    for a, b in zip(*results):
+        torch.testing.assert_close(a, b, rtol=1e-15, atol=0)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x.detach(), torch.ones_like(x))
+        with faster_dropout():
+            assert torch.autograd.forward_ad.unpack_dual(TF.dropout(dual, 0.4)).tangent is not None
+
+
+def test_other_ways_of_running_are_torchs() -> None:
+    class Attention(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return TF.scaled_dot_product_attention(x, x, x, dropout_p=0.1)
+
+    network, x = nn.Sequential(nn.Dropout(0.3), Attention()), torch.randn(64, 16, 64)
+    torch.manual_seed(0)
+    expected = network(x)
+    with faster_dropout():
+        ways = [torch.jit.script(network), torch.compile(network, fullgraph=True, backend="eager")]
+        ways += [torch.export.export(network, (x,)).module()]
+        for way in ways:
+            torch.manual_seed(0)
+            torch.testing.assert_close(way(x), expected)
+
+
+def test_contexts_may_end_in_any_order() -> None:
+    first, second = contextlib.ExitStack(), contextlib.ExitStack()
+    first.enter_context(faster_dropout())
+    second.enter_context(faster_dropout())
+    first.close()
+    assert TF.dropout is dropout
+    second.close()
+    assert TF.dropout is DROPOUT and TF.scaled_dot_product_attention is ATTENTION
+    with pytest.MonkeyPatch.context() as others:
+        others.setattr(TF, "dropout", lambda *a, **k: DROPOUT(*a, **k))
+        with faster_dropout():
+            assert TF.dropout is not dropout
+    assert TF.dropout is DROPOUT
+
+
+@pytest.mark.parametrize("case", ["few", "inplace", "none", "all", "tensor"])
+def test_other_dropout_is_torchs(case: str) -> None:
+    results = []
+    for context in (contextlib.nullcontext(), faster_dropout()):
+        torch.manual_seed(0)
+        input = torch.randn(100 if case == "few" else 2 * FEW)
+        p: Any = {"none": 0.0, "all": 1.0, "tensor": torch.tensor(0.3)}.get(case, 0.3)
+        with context:
+            results.append(TF.dropout(input, p, inplace=case == "inplace"))
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("kind", ["causal and a mask", "grouped", "no dropout", "a mask of another dtype"])
+def test_other_attention_with_dropout_is_torchs(kind: str) -> None:
+    inputs = [torch.randn(2, 4, 6, 8), *(torch.randn(2, 2 if kind == "grouped" else 4, 6, 8) for _ in range(2))]
+    options: dict[str, Any] = {
+        "causal and a mask": {"is_causal": True, "attn_mask": torch.ones(6, 6, dtype=torch.bool)},
+        "grouped": {"enable_gqa": True},
+        "no dropout": {},
+        "a mask of another dtype": {"attn_mask": torch.ones(6, 6, dtype=torch.int64)},
+    }[kind]
+    results: list[Any] = []
+    for context in (contextlib.nullcontext(), faster_dropout()):
+        torch.manual_seed(0)
+        with context:
+            try:
+                dropped = 0.0 if kind == "no dropout" else 0.3
+                results.append(TF.scaled_dot_product_attention(*inputs, dropout_p=dropped, **options))
+            except RuntimeError as error:
+                results.append(torch.tensor([ord(letter) for letter in str(error)]))
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("masked", ["no", "bool", "float", "causal"])
+def test_attention_with_dropout(masked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    inputs, weight = [torch.randn(3, 2, 20, 8).double() for _ in range(3)], torch.randn(3, 2, 20, 8).double()
+    options = _cast(_masks(masked), torch.float64) | {"scale": 0.7}
+    if masked == "bool":
+        options["attn_mask"][0, 0, 3] = False  # this query sees nothing
+    kept = (torch.rand(3, 2, 20, 20) > 0.1) / 0.9
+    monkeypatch.setattr(_dropout, "dropout", lambda weights, p: weights * kept)
+    with faster_dropout():
+        found = _attend(inputs, weight, dropout_p=0.1, **options)
+    leaves = [t.clone().requires_grad_() for t in inputs]
+    mask = (
+        torch.ones(20, 20, dtype=torch.bool).tril() if masked == "causal" else options.get("attn_mask", torch.zeros(()))
+    )
+    mask = torch.zeros(mask.shape).masked_fill(~mask, -1e9).double() if mask.dtype == torch.bool else mask
+    weights = (leaves[0] @ leaves[1].mT * 0.7 + mask).softmax(-1)
+    weights = weights * ~((mask == -1e9).all(-1, keepdim=True) if masked == "bool" else torch.tensor(False))
+    expected = weights * kept @ leaves[2]
+    (expected * weight).sum().backward()
+    for a, b in zip(found, [expected.detach(), *(t.grad for t in leaves)]):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+@pytest.mark.parametrize("masked", ["no", "bool", "float", "causal"])
+def test_attention_with_dropout_has_the_digits_of_torchs(masked: str, scale: float) -> None:
+    torch.manual_seed(0)
+    half = [(torch.randn(3, 2, 20, 8) * scale).bfloat16() for _ in range(3)]
+    weight, options = torch.randn(3, 2, 20, 8), _masks(masked)
+    right = _attend([t.double() for t in half], weight, **_cast(options, torch.float64))
+    errors = []
+    for context in (contextlib.nullcontext(), faster_dropout()):
+        with torch.autocast("cpu", torch.bfloat16), context:
+            found = _attend(half, weight, dropout_p=1e-9, **_cast(options, torch.bfloat16))
+        assert all(t.dtype == torch.bfloat16 for t in found)
+        errors.append(_errors(found, right))
+    assert all(new <= max(1.1 * old, 4e-3) for old, new in zip(*errors)), errors  # the rounding of the result
