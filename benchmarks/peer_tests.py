@@ -29,7 +29,7 @@ def pytest_configure() -> None:
     if os.environ[PATCHED]:
         import fastssl
 
-        fastssl.patch(os.environ[LIBRARY])
+        fastssl.patch(os.environ[LIBRARY], min_rows=0)  # tests are of few rows
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -67,7 +67,7 @@ def outcomes(library: str, checkout: Path, arguments: list[str], patched: bool) 
             text=True,
             check=False,
         )
-        if not report.exists() or "no tests ran" in done.stdout:
+        if done.returncode not in (0, 1):  # tests that were not collected, or none
             raise SystemExit(done.stdout[-3000:] + done.stderr[-3000:])
         found = {}
         for case in ElementTree.parse(report).iter("testcase"):

@@ -120,6 +120,25 @@ def test_vmap_over_no_argument(name: str) -> None:
     torch.testing.assert_close(found, value)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_vmap_over_upstream_gradients(name: str, backend: str) -> None:
+    """Of the same rows, as in torch.func.jacrev."""
+    subject = SUBJECTS[name]
+    inputs = subject.make(10, 6)
+    key = next(k for k, t in inputs.items() if t.is_floating_point())
+
+    def loss(t: Tensor) -> Tensor:
+        return subject(Inputs({**inputs, key: t})).sum()
+
+    factors = torch.tensor([1.0, -2.0], dtype=inputs[key].dtype)
+    with fastssl.backend(backend):
+        mapped = torch.func.vmap(torch.func.grad(lambda t, a: a * loss(t)), (None, 0))(inputs[key], factors)
+        slope = _backward(loss, inputs[key])
+        expected = torch.stack([a * slope for a in factors])
+    torch.testing.assert_close(mapped, expected, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     "call",
     [

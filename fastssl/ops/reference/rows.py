@@ -22,13 +22,20 @@ def scores(x: Tensor, y: Tensor, metric: Metric, normalize: float) -> Tensor:
     if metric == Metric.dot:
         return x @ y.T
     p = {Metric.manhattan: 1.0, Metric.chebyshev: float("inf")}.get(metric, 2.0)
-    exact = x.dtype == torch.float64
-    mode = "donot_use_mm_for_euclid_dist" if exact else "use_mm_for_euclid_dist_if_necessary"
-    distance = torch.cdist(x, y, p=p, compute_mode=mode)
+    distance = _distance(x, y, p, exact=x.dtype == torch.float64)
     if metric == Metric.chebyshev:  # where torch's maximum of differences overlooks NaN
         unknown = torch.cdist(x.detach(), y.detach(), p=1.0).isnan()
         distance = distance.masked_fill(unknown, float("nan"))
     return distance**2 if metric == Metric.sqeuclidean else distance
+
+
+def _distance(x: Tensor, y: Tensor, p: float, *, exact: bool) -> Tensor:
+    """``torch.cdist``; by differences within torch.func, where its gradient is wrong if several upstream gradients of
+    the same rows are mapped at once (``jacrev``), and has no derivatives."""
+    if is_transformed((x, y)):
+        return torch.linalg.vector_norm(x[:, None] - y[None], p, dim=2)
+    mode = "donot_use_mm_for_euclid_dist" if exact else "use_mm_for_euclid_dist_if_necessary"
+    return torch.cdist(x, y, p=p, compute_mode=mode)
 
 
 @in_full_precision
@@ -42,7 +49,7 @@ def pairwise(x: Tensor, y: Tensor | None, metric: Metric, normalize: float) -> T
     if not traced and bool(finite.all()):
         return matrix
     # Squared lengths overflow: in losses that shows, a distance is that of the differences.
-    exact = torch.cdist(unit(x, normalize), unit(y, normalize), compute_mode="donot_use_mm_for_euclid_dist")
+    exact = _distance(unit(x, normalize), unit(y, normalize), 2.0, exact=True)
     return torch.where(finite, matrix, exact**2 if metric == Metric.sqeuclidean else exact)
 
 
