@@ -104,7 +104,7 @@ class GPT(TextMethod):
         starts = [np.array([t.begin, *(t.encode([text])[0] if text else ())]) for text in prompts]
         never = unwritten(self.network, t)
         options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-        made = generate(self.network, starts, tokens, rows=count, seed=seed, never=never, **options)
+        made = generate(self.network, starts, tokens, rows=count, seed=seed, never=never, end=t.sep, **options)
         texts = []
         for start, rows in zip(starts, made, strict=True):
             for row in rows:

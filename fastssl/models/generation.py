@@ -12,8 +12,7 @@ from torch import Tensor
 
 from fastssl.augment import uniform
 from fastssl.data.tokenizer import Tokenizer
-from fastssl.models.architectures import CAUSAL
-from fastssl.models.language import LanguageModel, cache_name
+from fastssl.models.language import LanguageModel, select_rows
 from fastssl.models.modes import evaluation_mode
 
 Prompt = TypeVar("Prompt", np.ndarray, list[np.ndarray])
@@ -51,6 +50,7 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     never: tuple[int, ...] = (),
+    end: int | None = None,
     on_token: Callable[[int], None] | None = None,
 ) -> Prompt:
     """Continues a prompt: int64 [rows, T + count]; of several a list of such arrays, made in batches.
@@ -66,6 +66,7 @@ def generate(
         top_p: sample among the most probable tokens that make up this probability.
         seed: seed of all draws.
         never: ids that are not sampled.
+        end: id that ends a row, which has nothing but ends behind it; None: rows go on.
         on_token: called with the number of tokens so far, of every batch.
 
     Raises:
@@ -93,7 +94,7 @@ def generate(
     cuts = [0 if len(ids) + count - 1 <= length else min(len(ids), length) for ids in prompts]
     with evaluation_mode(model):
         for batch in _batches(prompts, rows, cuts):
-            added = _continued(model, [prompts[k][-length:] for k in batch], count, draws, on_token)
+            added = _continued(model, [prompts[k][-length:] for k in batch], count, draws, end, on_token)
             for k, tokens in zip(batch, np.split(added, len(batch)), strict=True):
                 made[k] = np.concatenate([np.broadcast_to(prompts[k], (rows, len(prompts[k]))), tokens], 1)
     whole = [made[k] for k in range(len(prompts))]
@@ -105,39 +106,38 @@ def _continued(
     contexts: list[np.ndarray],
     count: int,
     draws: _Draws,
+    end: int | None,
     on_token: Callable[[int], None] | None,
 ) -> np.ndarray:
     """The tokens that follow each context, int64 [contexts * rows, count]. Shorter contexts are padded on the left, so
-    that all are continued at one place; they are then never cut."""
+    that all are continued at one place; they are then never cut. Rows that have ended are no longer computed."""
     device = next(model.parameters()).device
     longest = max(len(ids) for ids in contexts)
     padding = np.repeat([longest - len(ids) for ids in contexts], draws.rows)
     padded = np.stack([np.pad(ids, (longest - len(ids), 0)) for ids in contexts]).repeat(draws.rows, 0)
     ids, before = torch.from_numpy(padded).to(device), torch.from_numpy(padding)[:, None].to(device)
+    added = np.full((len(padded), count), end or 0, np.int64)
+    rows = np.arange(len(padded))  # that have not ended: those of ``ids``
     cache: Any = None
     begin = seen = 0  # the first token of ``ids`` in the context; how many of it the cache holds
     for step in range(count):
         if ids.shape[1] - begin > model.length:
             begin, cache, seen = ids.shape[1] - max(1, model.length // 2), None, 0
-        places = torch.arange(ids.shape[1] - begin, device=device) - before if padding.any() else None
-        if model.kind in CAUSAL:
-            network: Any = model.network.base_model
-            name = cache_name(network)
-            given = {name: cache}
-            if places is not None:
-                given |= {"attention_mask": (places >= 0).long(), "position_ids": places[:, seen:].clamp(min=0)}
-            made = network(ids[:, begin + seen :], **given, use_cache=True)
-            cache, seen, last = made[name], ids.shape[1] - begin, made[0][:, -1]
-        else:
-            keep = None
-            if places is not None:  # padding sees itself: over nothing, attention is not a number
-                itself = torch.eye(places.shape[1], dtype=torch.bool, device=device)
-                keep, places = (places >= 0)[:, None] | itself, places.clamp(min=0)
-            last = model.hidden(ids[:, begin:], keep, positions=places)[:, -1]
-        ids = torch.cat([ids, draws.sample(last, model, step)], 1)
+        keep = torch.arange(begin, ids.shape[1], device=device) >= before if padding.any() else None
+        last, cache = model.hidden_next(ids[:, begin + seen :], keep, cache)
+        seen = ids.shape[1] - begin
+        chosen = draws.sample(last, model, step, rows)
+        added[rows, step] = chosen[:, 0].cpu().numpy()
+        ids = torch.cat([ids, chosen], 1)
         if on_token is not None:
             on_token(step + 1)
-    return ids[:, longest:].cpu().numpy()
+        going = np.flatnonzero(added[rows, step] != end)
+        if not len(going):
+            break
+        if len(going) < len(rows):
+            at = torch.from_numpy(going).to(device)
+            rows, ids, before, cache = rows[going], ids[at], before[at], select_rows(cache, at)
+    return added
 
 
 @torch.no_grad()
@@ -199,8 +199,8 @@ def generate_target(
 
 
 def _written(model: LanguageModel, sources: list[np.ndarray], count: int, end: int, draws: _Draws) -> np.ndarray:
-    """What the decoder writes for each source, int64 [sources * rows, up to ``count``]; behind an end there are ends
-    alone. Shorter sources are padded on the right."""
+    """What the decoder writes for each source, int64 [sources * rows, ``count``]; behind an end there are ends alone.
+    Shorter sources are padded on the right, and rows that have ended are no longer computed."""
     device = next(model.parameters()).device
     lengths = np.array([len(ids) for ids in sources])
     padded = np.stack([np.pad(ids, (0, lengths.max() - len(ids))) for ids in sources])
@@ -208,16 +208,20 @@ def _written(model: LanguageModel, sources: list[np.ndarray], count: int, end: i
     memory = model.encoded(torch.from_numpy(padded).to(device), keep).repeat_interleave(draws.rows, 0)
     keep = keep.repeat_interleave(draws.rows, 0)
     first = model.options["pad"] if model.kind == "t5" else model.options["end"]
-    ids = torch.full((len(memory), 1), first, device=device)
-    ended, cache = torch.zeros(len(memory), 1, dtype=torch.bool, device=device), None
+    chosen = torch.full((len(memory), 1), first, device=device)
+    added = np.full((len(memory), count), end, np.int64)
+    rows, cache = np.arange(len(memory)), None  # the rows that have not ended
     for step in range(count):
-        last, cache = model.decode_next(ids[:, -1:], memory, keep, cache)
-        chosen = draws.sample(last, model, step)
-        ids = torch.cat([ids, chosen.masked_fill(ended, end)], 1)
-        ended |= chosen == end
-        if bool(ended.all()):
+        last, cache = model.decode_next(chosen, memory, keep, cache)
+        chosen = draws.sample(last, model, step, rows)
+        added[rows, step] = chosen[:, 0].cpu().numpy()
+        going = np.flatnonzero(added[rows, step] != end)
+        if not len(going):
             break
-    return ids[:, 1:].cpu().numpy()
+        if len(going) < len(rows):
+            at = torch.from_numpy(going).to(device)
+            rows, chosen, memory, keep, cache = rows[going], chosen[at], memory[at], keep[at], select_rows(cache, at)
+    return added
 
 
 def _is_several(given: np.ndarray | list[Any]) -> bool:
@@ -304,12 +308,12 @@ class _Draws(NamedTuple):
     seed: int
     rows: int
 
-    def sample(self, last: Tensor, model: LanguageModel, step: int) -> Tensor:
-        """The next tokens [B, 1] of the last states [B, D]."""
+    def sample(self, last: Tensor, model: LanguageModel, step: int, rows: np.ndarray) -> Tensor:
+        """The next tokens [B, 1] of the last states [B, D], those of some ``rows`` of all prompts, one after the other."""
         weight, bias = model.head()
         logits = last @ weight.T if bias is None else last @ weight.T + bias
         logits[:, list(self.never)] = -torch.inf
         shares = filtered(logits, *self.how).cumsum(1)
-        own = uniform(self.seed, step, np.arange(self.rows), count=1)
-        draws = torch.from_numpy(own).to(last.device).repeat(len(last) // self.rows, 1)
+        own = uniform(self.seed, step, rows % self.rows, count=1)
+        draws = torch.from_numpy(own).to(last.device)
         return torch.searchsorted(shares, draws * shares[:, -1:], right=True).clamp(max=shares.shape[1] - 1)

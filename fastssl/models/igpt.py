@@ -13,17 +13,17 @@ from fastssl.models.drawing import checked
 from fastssl.models.kmeans import kmeans
 from fastssl.models.language import Transformer
 from fastssl.models.raster import Choose, RasterNetwork
+from fastssl.models.vit import KeyValues
 
 FITTED_PIXELS = 1 << 16  # to which the palette is fitted
 
 
 class Cached(NamedTuple):
-    """Images in the making: first tokens [B], colours of pixels [B, S S], and keys and values of every block."""
+    """Images in the making: first tokens [B], colours of pixels [B, S S], and what every block has seen."""
 
     first: Tensor
     colors: Tensor
-    keys: Tensor
-    values: Tensor
+    cache: list[KeyValues]
 
 
 class ImageGPTNetwork(RasterNetwork):
@@ -73,7 +73,6 @@ class ImageGPTNetwork(RasterNetwork):
             checked(name, value, 1)
         if width % heads:
             raise ValueError(f"heads: expected a divisor of width {width}, got {heads}")
-        self.heads = heads
         tokens = colors + max(classes, 1) + (classes > 0)  # the first token: a class, or any
         self.transformer = Transformer(tokens, width, blocks, heads, size * size)
         generator = torch.Generator().manual_seed(0)
@@ -144,18 +143,13 @@ class ImageGPTNetwork(RasterNetwork):
         return nats.reshape(colors.shape).sum(1)
 
     def begin(self, count: int, labels: Tensor | None) -> Cached:
-        net, pixels = self.transformer, self.dimensions
-        shape = (2, len(net.blocks), count, self.heads, pixels, net.tokens.embedding_dim // self.heads)
-        colors = torch.zeros(count, pixels, dtype=torch.int64, device=self.palette.device)
-        return Cached(self._start(count, labels)[:, 0], colors, *net.bias.new_zeros(shape))
+        colors = torch.zeros(count, self.dimensions, dtype=torch.int64, device=self.palette.device)
+        return Cached(self._start(count, labels)[:, 0], colors, self.transformer.cache())
 
     def draw_pixel(self, drawn: Cached, place: int, choose: Choose) -> None:
-        net = self.transformer
         token = drawn.colors[:, place - 1] if place else drawn.first
-        x = net.tokens(token) + net.positions.weight[place]
-        for block, keys, values in zip(net.blocks, drawn.keys, drawn.values):
-            x = block.step(x, keys, values, place)  # type: ignore[operator]
-        drawn.colors[:, place] = choose(self._head(net.norm(x)), place)
+        hidden = self.transformer(token[:, None], cache=drawn.cache)[:, 0]
+        drawn.colors[:, place] = choose(self._head(hidden), place)
 
     def finish(self, drawn: Cached) -> Tensor:
         return self.to_images(drawn.colors.reshape(-1, 1, self.size, self.size))

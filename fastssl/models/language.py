@@ -17,7 +17,7 @@ from fastssl.data.tokenizer import Tokenizer
 from fastssl.models.architectures import CAUSAL, MASKED, TRANSFORMERS, build_network, why_not
 from fastssl.models.libraries import quiet_loading
 from fastssl.models.recurrent import RecurrentNetwork
-from fastssl.models.vit import Block
+from fastssl.models.vit import Block, KeyValues
 from fastssl.ops.draws import drawing_apart
 
 log = logging.getLogger("fastssl")
@@ -62,16 +62,25 @@ class Transformer(nn.Module):
         keep: Tensor | None = None,
         segments: Tensor | None = None,
         positions: Tensor | None = None,
+        cache: list[KeyValues] | None = None,
     ) -> Tensor:
-        """Hidden states [B, T, dim]; tokens with ``keep`` False, [B, T] or [B, T, T], are not attended to."""
-        places = torch.arange(tokens.shape[1], device=tokens.device) if positions is None else positions
+        """Hidden states [B, U, dim] of tokens [B, U], after those of ``cache``, to which they are added; of all these T
+        tokens those with ``keep`` False, [B, T] or [B, U, T], are not attended to."""
+        places = positions
+        if places is None:
+            before = cache[0].size if cache else 0
+            places = torch.arange(before, before + tokens.shape[1], device=tokens.device)
         x = self.tokens(tokens) + self.positions(places)
         if segments is not None:
             x = x + self.segments(segments)
-        for block in self.blocks:
-            x = block(x, keep)
+        for number, block in enumerate(self.blocks):
+            x = block(x, keep, cache[number] if cache else None)
         result: Tensor = self.norm(x)
         return result
+
+    def cache(self) -> list[KeyValues]:
+        """A cache of no tokens, for ``forward``."""
+        return [KeyValues() for _ in self.blocks]
 
 
 class LanguageModel(nn.Module):
@@ -219,6 +228,26 @@ class LanguageModel(nn.Module):
         last: Tensor = made[0][:, -1]
         return last * self._scale(), made[name]
 
+    def hidden_next(self, tokens: Tensor, keep: Tensor | None, cache: Any) -> tuple[Tensor, Any]:
+        """The last hidden state [B, D] of a causal network after further tokens [B, U], and its cache (None at first).
+        Where ``keep``, bool [B, T] of all tokens so far, is False there is padding, before the text of a row."""
+        n: Any = self.network
+        positions = None if keep is None else (keep.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        if self.kind == "transformer":
+            cache = n.cache() if cache is None else cache
+            if keep is not None:  # padding sees itself: over nothing, attention is not a number
+                itself = torch.eye(keep.shape[1], dtype=torch.bool, device=keep.device)
+                keep = keep[:, None] | itself[-tokens.shape[1] :]
+            states: Tensor = n(tokens, keep, None, positions, cache)
+            return states[:, -1], cache
+        name = cache_name(n.base_model)
+        given = {name: cache}
+        if keep is not None:
+            given |= {"attention_mask": keep.long(), "position_ids": positions}
+        made = n.base_model(tokens, **given, use_cache=True)
+        last: Tensor = made[0][:, -1]
+        return last, made[name]
+
     def _scale(self) -> float:
         """What the decoder's states are multiplied by before the head: T5 1.0's are scaled, those of 1.1 are not, which
         transformers 4 tells by their head, a table of its own."""
@@ -259,6 +288,18 @@ class LanguageModel(nn.Module):
 def cache_name(network: nn.Module) -> str:
     """What a network of transformers calls its cache: the name changed in transformers 5."""
     return "cache" if "cache" in inspect.signature(network.forward).parameters else "past_key_values"
+
+
+def select_rows(cache: Any, rows: Tensor) -> Any:
+    """The cache of some rows of a batch, in their order."""
+    if isinstance(cache, list):
+        for seen in cache:
+            seen.select(rows)
+    elif isinstance(cache, tuple):  # BART's, in transformers 4
+        return tuple(tuple(kept.index_select(0, rows) for kept in layer) for layer in cache)
+    else:
+        cache.reorder_cache(rows)
+    return cache
 
 
 def _transformer(o: dict[str, Any]) -> nn.Module:

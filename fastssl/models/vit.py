@@ -54,6 +54,37 @@ def vit_of(network: nn.Module, method: str) -> ViT:
     return network
 
 
+class KeyValues:
+    """What a block keeps of the tokens that it has seen, so that later ones attend to them: keys and values, [B, heads,
+    T, dim / heads], in room that doubles as it fills.
+
+    Attributes:
+        size: how many tokens these are.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.kept: tuple[Tensor, ...] = ()
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values of all tokens, those of further ones last."""
+        before, self.size = self.size, self.size + key.shape[2]
+        if not self.kept or self.size > self.kept[0].shape[2]:
+            room = (*key.shape[:2], 2 * self.size, key.shape[3])
+            grown = key.new_empty(room), value.new_empty(room)
+            for new, old in zip(grown, self.kept):
+                new[:, :, :before] = old[:, :, :before]
+            self.kept = grown
+        for kept, further in zip(self.kept, (key, value)):
+            kept[:, :, before : self.size] = further
+        keys, values = (kept[:, :, : self.size] for kept in self.kept)
+        return keys, values
+
+    def select(self, rows: Tensor) -> None:
+        """Keeps those of some rows of the batch alone, in their order."""
+        self.kept = tuple(kept[rows] for kept in self.kept)
+
+
 class Block(nn.Module):
     """A pre-norm transformer block.
 
@@ -73,26 +104,22 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden * dim), nn.GELU(), nn.Linear(hidden * dim, dim))
 
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Tokens [B, T, dim]; tokens with ``keep`` False, [B, T] or per query [B, T, T], are not attended to."""
+    def forward(self, x: Tensor, keep: Tensor | None = None, cache: KeyValues | None = None) -> Tensor:
+        """Tokens [B, U, dim], which attend to those of ``cache``, too, and are added to it; of all these T tokens those
+        with ``keep`` False, [B, T] or per query [B, U, T], are not attended to."""
         batch, tokens, dim = x.shape
         q, k, v = self.qkv(self.norm1(x)).reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        before = k.shape[2] - tokens
         mask = None if keep is None else keep[:, None, None] if keep.dim() == 2 else keep[:, None]
-        if mask is not None and self.causal:
-            mask = mask & torch.ones(tokens, tokens, dtype=torch.bool, device=x.device).tril()
-        seen = TF.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=self.causal and mask is None)
+        if self.causal and (mask is not None or before and tokens > 1):
+            earlier = torch.ones(tokens, before + tokens, dtype=torch.bool, device=x.device).tril(before)
+            mask = earlier if mask is None else mask & earlier
+        seen = TF.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=self.causal and mask is None and not before
+        )
         x = x + self.out(seen.transpose(1, 2).reshape(batch, tokens, dim))
-        result: Tensor = x + self.mlp(self.norm2(x))
-        return result
-
-    def step(self, x: Tensor, keys: Tensor, values: Tensor, place: int) -> Tensor:
-        """The token at ``place``, [B, dim], after those whose keys and values are given, [B, heads, T, dim / heads];
-        its own are written to them."""
-        query, key, value = self.qkv(self.norm1(x)).reshape(len(x), 3, self.heads, -1).unbind(1)
-        keys[:, :, place], values[:, :, place] = key, value
-        known = keys[:, :, : place + 1], values[:, :, : place + 1]
-        seen = TF.scaled_dot_product_attention(query[:, :, None], *known)
-        x = x + self.out(seen.flatten(1))
         result: Tensor = x + self.mlp(self.norm2(x))
         return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -423,17 +424,48 @@ def test_prompts_of_any_lengths_are_continued_as_each_alone(network: str, window
         generate(model, [prompts[0], prompts[0][:0]], 5)
 
 
-def test_prompts_are_continued_in_one_pass() -> None:
-    model = method_of("gpt", "transformer").network
-    own, rows = model.hidden, []
+@pytest.mark.parametrize("network", ["transformer", "gpt2", "llama"])
+def test_prompts_are_continued_in_one_pass_and_no_further_than_their_ends(network: str) -> None:
+    model = method_of("gpt", network).network
+    prompts = [np.arange(5, 6 + k) for k in range(16)]
+    own, shapes = model.hidden_next, []
 
-    def hidden(tokens: Tensor, *more: Any, **options: Any) -> Tensor:
-        rows.append(len(tokens))
-        return own(tokens, *more, **options)
+    def hidden_next(tokens: Tensor, *more: Any) -> Any:
+        shapes.append(tuple(tokens.shape))
+        return own(tokens, *more)
 
-    model.hidden = hidden  # type: ignore[method-assign]
-    generate(model, [np.arange(5, 6 + k) for k in range(16)], 10)
-    assert rows == [16] * 10
+    model.hidden_next = hidden_next  # type: ignore[method-assign]
+    made = np.stack([row[0, -10:] for row in generate(model, prompts, 10, seed=1, top_k=20)])
+    assert shapes == [(16, 16), *[(16, 1)] * 9]  # every token is read once
+    end = int(np.bincount(made[:, 2:].ravel()).argmax())  # as if it were that of a text
+    places = [int(np.argmax(row == end)) if end in row else 10 for row in made]
+    shapes.clear()
+    ended = np.stack([row[0, -10:] for row in generate(model, prompts, 10, seed=1, top_k=20, end=end)])
+    assert [rows for rows, _ in shapes] == [sum(place >= step for place in places) for step in range(10)]
+    assert len(set(places)) > 2 and any(place < 9 for place in places)
+    for row, whole, place in zip(ended, made, places, strict=True):
+        assert row.tolist() == [*whole[:place], *[end] * (10 - place)]
+
+
+def test_states_with_a_cache_are_those_of_the_whole_text() -> None:
+    net: Any = method_of("gpt", "transformer").network.network
+    tokens, generator = torch.arange(5, 101).reshape(4, 24), torch.Generator().manual_seed(0)
+    keep = torch.rand(4, 24, generator=generator) < 0.8
+    keep[:, 0] = True
+    cuts = [0, 1, 7, 8, 9, 20, 24]
+    with torch.no_grad():
+        for given in (None, keep, keep[:, None].expand(4, 24, 24)):
+            cache, parts = net.cache(), []
+            for a, b in itertools.pairwise(cuts):
+                seen = None if given is None else given[:, :b] if given.dim() == 2 else given[:, a:b, :b]
+                parts.append(net(tokens[:, a:b], seen, cache=cache))
+            torch.testing.assert_close(torch.cat(parts, 1), net(tokens, given), rtol=0, atol=1e-5)
+        for seen in cache:
+            seen.select(torch.tensor([2, 0]))
+        some, more = torch.tensor([2, 0]), torch.full((4, 1), 7)
+        wanted = net(torch.cat([tokens, more], 1), torch.cat([keep, more > 0], 1))[some, -1:]
+        found = net(more[:2], torch.cat([keep[some], more[:2] > 0], 1), cache=cache)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["t5", "bart"])
@@ -480,7 +512,14 @@ def test_decoders_write_with_a_cache_as_without(name: str) -> None:
     forced = {"forced_eos_token_id": None} if name == "bart" else {}
     theirs = model.network.generate(tokens, **options, **forced)[0, 1:].tolist()  # type: ignore[operator,union-attr]
     assert theirs[: len(greedy)] == greedy.tolist()
-    rows = generate_target(model, source, 12, end=t.sep, rows=3, seed=5)
+    rows, sizes = generate_target(model, source, 12, end=t.sep, rows=3, seed=5), []
+    decode_next = model.decode_next
+    model.decode_next = lambda tokens, *more: sizes.append(len(tokens)) or decode_next(tokens, *more)  # type: ignore
+    end = int(rows[1][4])  # as if it were that of a text: rows behind it are no longer computed
+    ended = generate_target(model, source, 12, end=end, rows=3, seed=5)
+    places = [row.tolist().index(end) if end in row else len(row) for row in rows]
+    assert [row.tolist() for row in ended] == [row[:k].tolist() for row, k in zip(rows, places, strict=True)]
+    assert sizes == [sum(k >= step for k in places) for step in range(12)]
     assert np.array_equal(generate_target(model, source, 12, end=t.sep, rows=1, seed=5)[0], rows[0])
     assert not np.array_equal(rows[0], rows[1])
     for wrong, match in ((source[:0], "source: expected 1 to 32 tokens, got 0"), (np.arange(40), "got 40")):
