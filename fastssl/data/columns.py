@@ -19,6 +19,7 @@ PATHS, LABELS, SCORES, TEXTS = (
 CAPTIONS = (*TEXTS, "title", "comment", "captions", "raw")
 URLS = ("url", "image_url", "img_url", "image_link")  # of images, as LAION's; of texts those of their pages
 SENTENCES = (*TEXTS, "sentence", "content", "document")  # of tables without images
+MESSAGES = ("messages", "conversations", "conversation")  # of chats
 PAIRS = (
     ("text", "text_pair"),
     ("text1", "text2"),
@@ -92,14 +93,14 @@ def text_columns(there: Iterable[str], where: str, given: Mapping[str, str | Non
         pairs = ((find_column(columns, first), find_column(columns, other)) for first, other in PAIRS)
         text, second = next((pair for pair in pairs if None not in pair), (None, None))
     if text is None:
-        text = first_column([name for name in columns if name != second], SENTENCES)
+        text = first_column([name for name in columns if name != second], (*SENTENCES, *MESSAGES))
     if text is None and first_column(columns, PATHS) is not None:
         raise ValueError(
             f"{where}: expected a column of texts ({', '.join(SENTENCES)}), got {', '.join(columns)}; images by their "
             "paths are read from .csv, .tsv, .jsonl, .json and .parquet files"
         )
     if text is None:
-        known = f"of texts ({', '.join(SENTENCES)}) or of paths ({', '.join(PATHS)})"
+        known = f"of texts ({', '.join((*SENTENCES, *MESSAGES))}) or of paths ({', '.join(PATHS)})"
         unnamed = f"; two columns of texts without a first row of names are pairs:{where}" * (len(columns) == 2)
         raise NoTextsError(
             f"{where}: expected a column {known}, got {', '.join(columns) or 'none'}; others are named: "

@@ -10,6 +10,7 @@ from typing import Any, overload
 import numpy as np
 
 from fastssl._words import amount
+from fastssl.data.chats import chat_text, is_chat
 from fastssl.data.columns import TextColumns
 from fastssl.data.sentences import sentences
 from fastssl.data.source import (
@@ -120,12 +121,19 @@ def check_size(size: int, place: Callable[[], str], remedy: str) -> None:
         raise CorpusError(f"{place()}: expected documents of at most {LONGEST:,} bytes, got one of {size:,}; {remedy}")
 
 
+def replaced(text: str) -> str:
+    """The text with U+FFFD in place of what escapes of JSON may write and no text has (:func:`check_characters`)."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+
+
 def check_characters(text: str, place: Callable[[], str], remedy: str = "") -> None:
-    """Checks that a text can be written.
+    """Checks that a text has none of what escapes of JSON may write and no text has.
 
     Raises:
-        CorpusError: it has a half of a pair of UTF-16, as JSON may; the error names its ``place``.
+        CorpusError: it has a zero, or half of a pair of UTF-16; the error names its ``place``.
     """
+    if "\0" in text:
+        raise CorpusError(f"{place()}: expected text, got a zero character{remedy}")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -314,7 +322,7 @@ class GivenTexts(_Strings):
     """Texts in memory, some of which may be none: these raise :class:`CorpusError` when they are read.
 
     Args:
-        values: a string per document.
+        values: a string, or a chat (:func:`chat_text`), per document.
         where: a name for document k in errors.
         what: how its text is named there: "in column text".
 
@@ -323,12 +331,14 @@ class GivenTexts(_Strings):
     """
 
     def __init__(self, values: Sequence[Any], where: Callable[[int], str], what: str) -> None:
-        self.values = list(values)
-        self.wrong = {
-            k: f"{where(k)}: expected a string {what}, got {reprlib.repr(value)}"
-            for k, value in enumerate(self.values)
-            if not isinstance(value, str)
-        }
+        self.values, self.wrong = list(values), dict[int, str]()
+        for k, value in enumerate(self.values):
+            try:
+                self.values[k] = text = chat_text(value) if is_chat(value) else value
+                if not isinstance(text, str):
+                    raise ValueError(f"expected a string {what}, got {reprlib.repr(value)}")
+            except ValueError as error:
+                self.wrong[k] = f"{where(k)}: {error}"
         if self.wrong and len(self.wrong) == len(self.values):
             raise ValueError(self.wrong[0])
 

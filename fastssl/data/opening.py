@@ -662,7 +662,7 @@ def _check_no_text(place: str, start: bytes) -> None:
     if ending(place) not in SUFFIXES and start and not any(byte < 9 for byte in start) and _is_text(start):
         raise ValueError(
             f"data: expected an image, got {place!r}, a file of text; texts are opened as text:{place}, two files of "
-            "parallel lines as 'pairs:x.{de,en}'"
+            "parallel lines as 'pairs:x.{de,en}', translation memories as pairs:x.tmx"
         )
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from fastssl.data.columns import PAIRS, find_column, spaced, with_inner
-from fastssl.data.corpus import Corpus, GivenTexts, decoded
+from fastssl.data.corpus import Corpus, GivenTexts, decoded, replaced
 from fastssl.data.embedded_text import ParallelCorpus
 from fastssl.data.parts import PARTS
 from fastssl.data.storage import alternatives, entries, is_folder, is_url, join, kind_of, matching, name_of
+from fastssl.data.tmx import SUFFIX as TMX
+from fastssl.data.tmx import tmx_pairs
 
-SUFFIXES = (".tsv", ".csv", ".jsonl")
+SUFFIXES = (".tsv", ".csv", ".jsonl", TMX)
 EMPTY = "with an empty text"
 
 
@@ -55,12 +57,14 @@ def text_pairs(
         place: path or URL of a ``.tsv`` file (without quotes), a ``.csv`` file, or a ``.jsonl`` file of objects; or a
             folder with ``train`` and ``test`` (or ``dev``, ``valid``) in such files. Of two files of parallel lines
             (OPUS, Moses) both, the source first: "Books.de-en.{de,en}"; or a folder with ``train.de``, ``train.en``,
-            ``test.de`` and ``test.en``. All of them may be compressed (``.gz``, ``.bz2``, ``.xz``, ``.zst``).
+            ``test.de`` and ``test.en``. Or a translation memory (``.tmx``), without the codes of markup in its texts.
+            All of them may be compressed (``.gz``, ``.bz2``, ``.xz``, ``.zst``).
         part: "train" or "test", of a folder.
         source, target: the columns or keys of the two texts (in an object "translation.de"), or the endings of parallel
             files in a folder; None: "source" and "target", else a pair that :func:`text_table` knows by its names, or,
-            in a table whose first line has none, its two columns, without a heading.
-        encoding: that of the file.
+            in a table whose first line has none, its two columns, without a heading. Of a translation memory the
+            languages; None: that of its heading (``srclang``) and the only other one.
+        encoding: that of the file; a translation memory says its own.
         errors: "strict": bytes that are not of the encoding are an error; "replace": they become U+FFFD.
 
     Returns:
@@ -85,7 +89,8 @@ def text_pairs(
     name = name_of(file)
     given = source is not None or target is not None
     known = [(source or "source", target or "target"), *(() if given else PAIRS)]
-    sides = _sides(file, part, known[0])
+    sides, skipped = _sides(file, part, known[0]), dict[str, int]()
+    pairs: list[Any]
     if sides is not None:
         pairs = _parallel(sides, [_lines(side, encoding, errors) for side in sides])
     else:
@@ -96,8 +101,16 @@ def text_pairs(
                 f"pairs: expected a file with {', '.join(SUFFIXES)} (also compressed), got {file!r}; two files of "
                 "parallel lines are 'pairs:x.{de,en}', the source first"
             )
-        lines = _lines(file, encoding, errors)
-        pairs = list(_objects(file, lines, known) if kind_of(file) == ".jsonl" else _rows(file, lines, known, given))
+        if kind_of(file) == TMX:
+            if (encoding, errors) != ("utf-8", "strict"):
+                raise ValueError(f"encoding, errors: expected none, {file!r} is XML, which says its encoding")
+            pairs, skipped = tmx_pairs(file, source, target)
+        elif kind_of(file) == ".jsonl":
+            pairs = list(_objects(file, _lines(file, encoding, errors), known))
+        else:
+            pairs = list(_rows(file, _lines(file, encoding, errors), known, given))
+    if errors == "replace":  # of bytes this is done, of escapes in JSON not
+        pairs = [tuple(replaced(own) if isinstance(own, str) else own for own in pair) for pair in pairs]
     whole = [pair for pair in pairs if not any(isinstance(text, str) and not text.strip() for text in pair[1:])]
     if not whole:
         left = f" but {len(pairs):,} {EMPTY}" if pairs else ""
@@ -107,7 +120,7 @@ def text_pairs(
         GivenTexts(side, lambda k: f"{file}: line {numbers[k]}", f"as {role}") for side, role in zip(both, known[0])
     )
     made = ParallelCorpus(Corpus(first, name), Corpus(second, name))
-    made.skipped = {EMPTY: len(pairs) - len(whole)} if len(whole) < len(pairs) else {}
+    made.skipped = skipped | ({EMPTY: len(pairs) - len(whole)} if len(whole) < len(pairs) else {})
     return made
 
 

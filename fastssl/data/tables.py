@@ -36,7 +36,7 @@ from fastssl.data.columns import (
     text_columns,
     with_inner,
 )
-from fastssl.data.corpus import Corpus, GivenTexts, decoded
+from fastssl.data.corpus import Corpus, GivenTexts, decoded, replaced
 from fastssl.data.embedded_text import ParallelCorpus
 from fastssl.data.files import FileSource
 from fastssl.data.labels import class_labels, fraction_among, labels_of, scores_of, several_labels
@@ -313,7 +313,8 @@ def text_table(
 
     Args:
         path: path or URL of a table as of :func:`table`.
-        text: the column of texts, in an object "translation.de"; None: text, caption, sentence, content or document.
+        text: the column of texts, in an object "translation.de"; None: text, caption, sentence, content or document,
+            else the chats under messages or conversations: lists of objects with a role and a content.
         text_pair: the column of the second texts of pairs; None: that of a pair known by its names (sentence1 and
             sentence2, premise and hypothesis, question1 and question2, question and sentence, text and text_pair,
             text1 and text2, source and target), unless ``text`` is given.
@@ -462,7 +463,7 @@ def _rows(path: str, encoding: str = "utf-8", errors: str = "strict") -> list[di
         raise ValueError(f'{path}: expected a list of objects such as {{"path": "0.png", "label": 1}}, got {got}')
     if not rows:
         raise ValueError(f"{path}: expected rows, found none")
-    read = str if errors == "strict" else _replaced  # of bytes this is done, of escapes in JSON not
+    read = str if errors == "strict" else replaced  # of bytes this is done, of escapes in JSON not
     made = [
         {str(name).strip(): read(value) if isinstance(value, str) else value for name, value in row.items()}
         for row in rows
@@ -515,10 +516,6 @@ def _check_no_captions(path: str, second: list[str]) -> None:
             f"{path}: expected labels in the second column of a table without a first row of names, got texts such as "
             f"{second[0]!r}; write the names in its first row: path,text (or path,label)"
         )
-
-
-def _replaced(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
 
 
 def _fields(path: str, text: str, kind: str) -> list[dict[str, Any]]:

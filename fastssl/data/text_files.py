@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from fastssl.data.chats import FORMS, chat_text, is_chat
 from fastssl.data.columns import TextColumns, find_column, text_columns, with_inner
 from fastssl.data.corpus import (
     READ_ON,
@@ -28,6 +29,7 @@ from fastssl.data.corpus import (
     check_size,
     known_encoding,
     known_errors,
+    replaced,
     undecodable,
 )
 from fastssl.data.embedded_text import ParallelCorpus
@@ -144,12 +146,17 @@ class FileTexts(_Strings):
 
     def _value(self, line: str, index: int) -> str:
         found = self._object(line, index)
-        value = found.get(str(self.key))
+        value: Any = found.get(str(self.key))
+        if is_chat(value):
+            try:
+                value = chat_text(value)
+            except ValueError as error:
+                raise CorpusError(f"{self.place(index)}: {error}") from error
         if not isinstance(value, str):
             got = reprlib.repr(value) if self.key in found else f"the keys {', '.join(found)}"
             raise CorpusError(f"{self.place(index)}: expected a string under the key {self.key!r}, got {got}")
         if self.errors == "replace":
-            return value.encode("utf-8", "replace").decode()
+            return replaced(value)
         check_characters(value, lambda: self.place(index), "; #errors=replace reads on")
         return value
 
@@ -176,6 +183,11 @@ class ColumnTexts(_Strings):
 
     def _make(self, index: int) -> str:
         text = self.table[index][self.column]
+        if is_chat(text):
+            try:
+                text = chat_text(text)
+            except ValueError as error:
+                raise CorpusError(f"row {index}: {error}") from error
         if not isinstance(text, str):
             raise CorpusError(f"row {index}: expected a string in column {self.column}, got {reprlib.repr(text)}")
         return text
@@ -498,7 +510,8 @@ def hub_corpus(
 
     kinds = table.features
     classes_of = [column for column, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)]
-    plain = [column for column, kind in kinds.items() if isinstance(kind, (datasets.Value, datasets.ClassLabel))]
+    typed = (datasets.Value, datasets.ClassLabel)
+    plain = [column for column, kind in kinds.items() if isinstance(kind, typed) or _of_chats(kind)]
     roles, where = dict(given), where or name
 
     def known(roles: Mapping[str, str]) -> TextColumns:
@@ -528,3 +541,9 @@ def hub_corpus(
         corpus = ParallelCorpus(corpus, Corpus(ColumnTexts(table, columns.text_pair), name, names=names))
     corpus.columns = columns
     return corpus
+
+
+def _of_chats(kind: Any) -> bool:
+    """Whether a column of a Hugging Face data set holds lists of messages."""
+    inner = kind[0] if isinstance(kind, list) else getattr(kind, "feature", None)
+    return isinstance(inner, Mapping) and any(set(form) <= inner.keys() for form in FORMS)

@@ -309,7 +309,7 @@ class _Draws(NamedTuple):
     rows: int
 
     def sample(self, last: Tensor, model: LanguageModel, step: int, rows: np.ndarray) -> Tensor:
-        """The next tokens [B, 1] of the last states [B, D], those of some ``rows`` of all prompts, one after the other."""
+        """The next tokens [B, 1] of the last states [B, D]: those of ``rows`` of all prompts."""
         weight, bias = model.head()
         logits = last @ weight.T if bias is None else last @ weight.T + bias
         logits[:, list(self.never)] = -torch.inf

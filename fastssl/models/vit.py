@@ -113,7 +113,7 @@ class Block(nn.Module):
             k, v = cache.append(k, v)
         before = k.shape[2] - tokens
         mask = None if keep is None else keep[:, None, None] if keep.dim() == 2 else keep[:, None]
-        if self.causal and (mask is not None or before and tokens > 1):
+        if self.causal and (mask is not None or (before and tokens > 1)):
             earlier = torch.ones(tokens, before + tokens, dtype=torch.bool, device=x.device).tril(before)
             mask = earlier if mask is None else mask & earlier
         seen = TF.scaled_dot_product_attention(

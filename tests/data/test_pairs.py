@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +39,56 @@ def test_pairs_are_read(kind: str, tmp_path: Path) -> None:
     assert made.name == "pairs"
     opened = fastssl.data.open(f"pairs:{file}")
     assert opened.fingerprint == made.fingerprint and opened.where == f"pairs:{file}"
+
+
+MEMORY = """<?xml version="1.0" encoding="{encoding}"?><!DOCTYPE tmx SYSTEM "tmx14.dtd">
+<tmx version="1.4"{namespace}><header srclang="{srclang}" segtype="sentence"/><body>
+<tu><tuv xml:lang="de-AT">
+<seg>Gr\u00fcn <bpt i="1">&lt;b&gt;</bpt>ist<ept i="1">&lt;/b&gt;</ept> <hi>sie</hi>.</seg></tuv>
+<tuv xml:lang="EN"><prop type="x">y</prop><seg>It is &amp; was.</seg></tuv></tu>
+<tu><tuv xml:lang="en"><seg>Alone.</seg></tuv></tu>
+<tu><tuv lang="EN"><seg>Hi.</seg></tuv><tuv lang="EN"><seg>Hello.</seg></tuv>
+<tuv lang="de-AT"><seg>Tag.</seg></tuv></tu>
+</body></tmx>"""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "latin-1"])
+@pytest.mark.parametrize("srclang", ["de", "*all*"])
+def test_translation_memories_are_pairs(encoding: str, srclang: str, tmp_path: Path) -> None:
+    namespace = ' xmlns="http://www.lisa.org/tmx14"' * (encoding == "utf-16")
+    data = MEMORY.format(encoding=encoding, srclang=srclang, namespace=namespace).encode(encoding)
+    (tmp_path / "train.tmx").write_bytes(data)
+    (tmp_path / "x.tmx.gz").write_bytes(gzip.compress(data))
+    german, english = ["Gr\u00fcn ist sie.", "Tag.", "Tag."], ["It is & was.", "Hi.", "Hello."]
+    for name in ("train.tmx", "x.tmx.gz", "x.tmx.gz#source=de:target=en", "x.tmx.gz#target=en", "#source=de-AT"):
+        made: Any = fastssl.data.open(f"pairs:{tmp_path}/{name}")
+        assert [made.pair(k) for k in range(len(made))] == list(zip(german, english, strict=True)), name
+        assert len(made.skipped) == 1 and 1 in made.skipped.values() and "units without de" in str(made.skipped)
+    for name in ("#source=en", "#target=de", "#source=EN:target=de_AT"):
+        made = fastssl.data.open(f"pairs:{tmp_path}/{name}")
+        assert [made.pair(k) for k in range(len(made))] == list(zip(english, german, strict=True)), name
+
+
+def test_memories_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    whole = MEMORY.format(encoding="utf-8", srclang="fr", namespace="")
+    french = '<tu><tuv xml:lang="fr"><seg>Oui.</seg></tuv></tu></body>'
+    for text, options, match in (
+        (whole, "#source=es", r"source: expected a language of .*x\.tmx \(de-at, en\), got 'es'"),
+        (
+            whole.replace("</body>", french),
+            "#source=de",
+            r"target: expected the name of a language .* en, fr to choose",
+        ),
+        (whole, "#encoding=latin-1", r"encoding, errors: expected none, .*x\.tmx' is XML"),
+        (whole[:300], "", r"x\.tmx: no XML \("),
+        ("<html/>", "", r"x\.tmx: expected a translation memory \(tmx\), got XML of 'html'"),
+        ("<tmx><body/></tmx>", "", r"x\.tmx: expected units of translations \(tu, tuv, seg\), found none"),
+    ):
+        (tmp_path / "x.tmx").write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=match):
+            fastssl.data.open(f"pairs:{tmp_path}/x.tmx{options}")
+    with pytest.raises(ValueError, match="translation memories as pairs:x.tmx"):
+        fastssl.data.open(tmp_path / "x.tmx")
 
 
 def test_columns_have_names(tmp_path: Path) -> None:
@@ -104,7 +155,7 @@ def test_folders_have_parts(tmp_path: Path) -> None:
         ("a.tsv", "\n\n", "expected pairs of texts in .*, there are none"),
         ("a.jsonl", "{", "line 1: no JSON"),
         ("a.jsonl", "[1]", "line 1: expected texts under the keys source, target, got list"),
-        ("a.xml", "<a/>", r"expected a file with .tsv, .csv, .jsonl \(also compressed\), got"),
+        ("a.xml", "<a/>", r"expected a file with .tsv, .csv, .jsonl, .tmx \(also compressed\), got"),
     ],
 )
 def test_bad_files_are_named(name: str, text: str, match: str, tmp_path: Path) -> None:

@@ -721,6 +721,60 @@ def test_texts_of_json_lines_that_are_none_are_unreadable(tmp_path: Path, value:
         fastssl.data.open(path)
 
 
+CHATS = [
+    [{"role": "system", "content": ""}, {"role": "user", "content": "Is it?\nReally?"}],
+    [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello.", "weight": 1}],
+    [{"role": "user", "content": [{"type": "text", "text": "One."}, {"type": "text", "text": "Two."}]}],
+]
+AS_TEXTS = ["system: \nuser: Is it?\nReally?", "human: Hi\ngpt: Hello.", "user: One.\nTwo."]
+
+
+@pytest.mark.parametrize("name", ("a.jsonl", "text:a.jsonl", "a.json", "a.parquet"))
+def test_chats_are_texts(name: str, tmp_path: Path) -> None:
+    for key, chats in (("messages", CHATS), ("conversations", CHATS), ("Messages", CHATS), ("turns", CHATS)):
+        made: list[Any] = []
+        for form, texts in (
+            ([*chats[:1], *chats[:1]], [AS_TEXTS[0]] * 2),
+            (chats[1:2], AS_TEXTS[1:2]),
+            (chats, AS_TEXTS),
+        ):
+            path = tmp_path / name.removeprefix("text:")
+            rows = [{key: chat, "id": k, "label": "good"} for k, chat in enumerate(form)]
+            if path.suffix == ".parquet":
+                pytest.importorskip("datasets")
+                pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+                if form is chats:  # a column has one type
+                    continue
+                parquet.write_table(pa.Table.from_pylist(rows), path)
+            else:
+                written(path, rows)
+            place = name.replace(path.name, str(path)) + "#text=turns" * (key == "turns")
+            made.append(fastssl.data.open(place))
+            assert [made[-1].text(k) for k in range(len(form))] == texts
+            assert made[-1].classes == ["good"] and made[-1].columns.text == key
+            assert pickle.loads(pickle.dumps(made[-1])).text(0) == texts[0]
+
+
+@pytest.mark.parametrize(
+    ("messages", "error"),
+    (
+        ([{"role": "user"}], "message 1: expected role and content or from and value, got the keys role"),
+        ([*CHATS[1], {"role": "a", "content": None}], "message 3: expected a string under 'content', got None"),
+        (
+            [{"role": "user", "content": [{"type": "image_url"}]}],
+            r"message 1: expected a string under 'content', got \[",
+        ),
+        ([{"from": 3, "value": "x"}], "message 1: expected a string under 'from', got 3"),
+        ([], "expected a string"),
+    ),
+)
+def test_chats_that_are_none_are_unreadable(tmp_path: Path, messages: Any, error: str) -> None:
+    path = written(tmp_path / "a.jsonl", [{"messages": CHATS[1]}, {"messages": messages}])
+    for name, row in ((f"{path}", "row 2"), (f"text:{path}", "line 2")):
+        with pytest.raises(CorpusError, match=rf"a\.jsonl: {row}: {error}"):
+            fastssl.data.open(name).read(1)
+
+
 def test_null_texts_of_parquet_files_are_unreadable(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
@@ -755,6 +809,18 @@ def test_bytes_that_are_of_no_encoding_are_replaced(tmp_path: Path, data: str) -
     place = f"{kind}{mark}{tmp_path / name}"
     found: Any = fastssl.data.open(f"{place}#errors=replace")
     assert (found.texts[0] if "images" in data else found.text(0)) == "sch\ufffdn"
+    if name.endswith(".jsonl"):  # which may escape what is no text
+        escaped = tmp_path / "b.jsonl"
+        for code, what in (("\\u0000", "a zero character"), ("\\ud800", "half of a pair of UTF-16")):
+            escaped.write_text(f'{{"text": "a", "text_pair": "b"}}\n{{"text": "c{code}", "text_pair": "d{code}"}}\n')
+            for prefix in (f"{kind}{mark}", "pairs:"):
+                unlike: Any = fastssl.data.open(f"{prefix}{escaped}#errors=replace")
+                assert unlike.pair(1) == (
+                    f"c{'?' if 'd8' in code else chr(0xFFFD)}",
+                    f"d{'?' if 'd8' in code else chr(0xFFFD)}",
+                )
+                with pytest.raises(CorpusError, match=what):
+                    fastssl.data.open(f"{prefix}{escaped}").read(1)
     with pytest.raises(ValueError, match="#errors=replace"):
         found = fastssl.data.open(place)
         found.text(0)
