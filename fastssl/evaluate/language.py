@@ -38,6 +38,9 @@ def evaluate_language(
         held_out: the windows to score.
         training: the windows that it was trained on; None: of a model that others have trained, which stands alone.
 
+    Raises:
+        ValueError: a token for which a model that others have trained has no embedding.
+
     Example:
         >>> import tempfile
         >>> from fastssl.data import Corpus, Tokenizer, tokenize_corpus
@@ -58,12 +61,18 @@ def evaluate_language(
     pairs = [0, 0]
     device = next(method.parameters()).device
     weight, bias = method.head()
+    if method.network.added:  # embeddings that were never trained would share in every probability
+        there = len(weight) - method.network.added
+        weight, bias = weight[:there], None if bias is None else bias[:there]
     with evaluation_mode(method), torch.no_grad():
         for batch in _batches(method, held_out):
             batch = map_tensors(lambda part: part.to(device), batch)
             hidden = method.hidden(batch)
             rows, wanted = method.rows(hidden, batch.targets)
             targets = wanted.cpu().numpy()
+            if targets.max(initial=0) >= len(weight):
+                unknown = method.tokenizer.text_of(int(targets.max()))
+                raise ValueError(f"held_out: expected tokens that the model knows, got {unknown}, which it lacks")
             totals["nats"] += float(F.linear_cross_entropy(rows, weight, wanted, bias, reduction="sum"))
             for some, right in zip(rows.split(STRIP), wanted.split(STRIP)):
                 logits = some @ weight.T if bias is None else some @ weight.T + bias

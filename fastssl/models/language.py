@@ -95,6 +95,7 @@ class LanguageModel(nn.Module):
         vocabulary: number of tokens that it knows.
         dim: dimensions of its hidden states.
         drawn: parts of the network that the model which was loaded lacks, and that were drawn at random.
+        added: how many embeddings, the last ones, the model which was loaded lacks, for tokens of the tokenizer.
 
     Raises:
         ValueError: from ``head``, of a discriminator ("electra"), which has none on tokens.
@@ -113,6 +114,7 @@ class LanguageModel(nn.Module):
         self.length, self.vocabulary = options["length"], options["vocabulary"]
         self.dim: int = options["width"] * (2 if self.kind == "lstm" else 1)
         self.drawn: tuple[str, ...] = ()
+        self.added = 0
 
     def hidden(
         self,
@@ -400,13 +402,14 @@ def as_language(network: nn.Module, tokenizer: Tokenizer, length: int | None = N
     head, table = n.get_output_embeddings(), n.get_input_embeddings()
     if head is not None and head.weight is not table.weight:  # T5 1.1's, too, whose configuration denies it
         n.config.tie_word_embeddings = False
-    if tokenizer.size > n.config.vocab_size:
+    added = max(0, tokenizer.size - int(n.config.vocab_size))
+    if added:
         lacked = f", which lacks {', '.join(tokenizer.added)}" * bool(tokenizer.added)
         log.warning(
             "%s: %d embeddings are added to its %d, for the %d tokens of the tokenizer%s; they start near the mean",
             *(
                 type(network).__name__,
-                tokenizer.size - n.config.vocab_size,
+                added,
                 n.config.vocab_size,
                 tokenizer.size,
                 lacked,
@@ -439,4 +442,6 @@ def as_language(network: nn.Module, tokenizer: Tokenizer, length: int | None = N
         **{"pad": tokenizer.pad, "start": tokenizer.cls, "end": tokenizer.sep},
         "config": config,
     }
-    return LanguageModel(network, options)
+    model = LanguageModel(network, options)
+    model.added = added
+    return model

@@ -252,14 +252,17 @@ def method_of_model(name: str, length: int | None = None, head: bool = True) -> 
         ValueError: with ``head``, a model without its head, or a tokenizer without a token of the objective.
     """
     network, tokenizer = read_language(name, length)
-    drawn = network.drawn
+    drawn, added = network.drawn, network.added
     if length is None and (network.window or network.length) < network.length:
         network = as_language(network.network, tokenizer, network.window)
     own = next(own for own in _OBJECTIVES if network.kind in get(own).networks)  # type: ignore[attr-defined]
     options = {"order": None} if own == "bert" else {}
     if head:
         _check_predictions(name, own, [part for part in drawn if not part.endswith(_OF_ORDER)], tokenizer)
-    return build_text_method(own, {}, tokenizer, options, 0, network)[0].eval()
+    method = build_text_method(own, {}, tokenizer, options, 0, network)[0].eval()
+    if method.network.vocabulary == network.vocabulary:  # else there are sentinels behind them, which are predicted
+        method.network.added = added
+    return method
 
 
 def _check_predictions(name: str, method: str, drawn: list[str], tokenizer: Tokenizer) -> None:

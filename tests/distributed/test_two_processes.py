@@ -24,7 +24,7 @@ def test_methods_run_in_two_processes(tmp_path: Path, every: bool) -> None:
     """Both processes end with the same weights, the encoder has learnt, and one of them left a checkpoint."""
     names = [*methods_of("images"), *methods_of("signal")] if every else list(FEW)
     if importlib.util.find_spec("transformers"):
-        names += methods_of("tokens") if every else ["bert", "electra", "t5"]
+        names += methods_of("tokens") if every else ["bert", "electra", "t5", "quick-thoughts"]
     runs = [
         *names,
         "simclr:16",

@@ -453,6 +453,15 @@ def test_documents_open_as_the_tokenizer_opens_texts(texts: Path, tmp_path: Path
     assert table["perplexity"]["pretrained"] == pytest.approx(math.exp(nats / terms), rel=1e-4)
     size = sum(len(text.strip()) + 1 for text in documents)
     assert table["bits per byte"] == {"pretrained": pytest.approx(nats / math.log(2) / size, rel=1e-4)}
+    with torch.no_grad():  # embeddings of [PAD], [UNK] and [MASK], which are added, have no share in probabilities
+        model, nats = _saved("llama", lacking := tmp_path / "lacking", 300), 0.0
+        own.save(str(lacking / "tokenizer.json"))
+        for row in rows:
+            ids = torch.tensor([[*row, 1]])
+            nats += float(model(input_ids=ids, labels=ids).loss) * len(row)
+    run("evaluate", f"huggingface:{lacking}", "--data", tmp_path / "two.txt", "--out", tmp_path / "table.json")
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert table["perplexity"]["pretrained"] == pytest.approx(math.exp(nats / terms), rel=1e-4)
     out = tmp_path / "run"
     run(
         "pretrain",
