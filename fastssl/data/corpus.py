@@ -151,7 +151,8 @@ class Corpus(Source):
         name: name of the corpus in logs and checkpoints.
         names: names of the documents; None: "document 0" and so on.
         labels: one integer per document, -1 for unknown classes; floats without classes: a score per
-            document, NaN if unknown, which is not in its items; or None.
+            document, NaN if unknown, which is not in its items; [N, classes] of -1 (absent), 0 (unknown) and 1 for
+            several classes per document; or None.
         classes: names of the classes.
         language: ISO 639 code of the language, where it is known.
 
@@ -191,6 +192,11 @@ class Corpus(Source):
         self.classes = list(classes)
         if labels is not None:
             self.labels = labels_or_scores(labels, len(texts), self.classes)
+            if self.labels.ndim == 2 and self.labels.shape[1] != len(self.classes):
+                raise ValueError(
+                    f"labels: expected a column for each of {amount(len(self.classes), 'class')}, got "
+                    f"{self.labels.shape[1]}"
+                )
             known = len(self.labels) and not are_scores(self.labels)
             if known and not -1 <= self.labels.min() <= self.labels.max() < len(self.classes):
                 raise ValueError(f"labels: expected -1 to {len(self.classes) - 1}, one of {len(self.classes)} classes")

@@ -101,6 +101,40 @@ def labels_of(
     return class_labels(given, where, columns.label)
 
 
+def listed_labels(given: Sequence[Any], where: Callable[[int], str]) -> tuple[np.ndarray | None, list[str]]:
+    """Several classes per item, int64 [N, classes] of -1 (absent), 0 (unknown) and 1, of a list of them for each, and
+    their names; (None, []) if all are unknown.
+
+    Args:
+        given: for each item a list of integers or of names (:func:`numbered_labels`), or None, which is unknown.
+        where: a name for item k in errors.
+
+    Raises:
+        ValueError: something else, or lists with fewer than two classes in all.
+
+    Example:
+        >>> from fastssl.data.labels import listed_labels
+        >>> labels, classes = listed_labels([["joy", "fear"], [], None], str)
+        >>> labels.tolist(), classes
+        ([[1, 1], [-1, -1], [0, 0]], ['fear', 'joy'])
+    """
+    rows: list[list[Any]] = []
+    for k, own in enumerate(given):
+        if not (own is None or isinstance(own, (list, tuple))) or any(value in (None, "") for value in own or ()):
+            raise ValueError(f"{where(k)}: expected a list of classes, as other items have, or null, got {own!r}")
+        rows.append(list(own or ()))
+    items = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
+    numbers, classes = numbered_labels([value for own in rows for value in own], lambda k: where(int(items[k])))
+    if numbers is None or (numbers < 0).any():
+        raise ValueError(f"{where(0)} and others: expected lists of classes, got none in them, or -1")
+    if len(classes) < 2:
+        raise ValueError(f"{where(0)} and others: expected lists of several classes, got {classes[0]!r} alone in them")
+    labels = np.full((len(rows), len(classes)), -1, np.int64)
+    labels[[own is None for own in given]] = 0
+    labels[items, numbers] = 1
+    return labels, classes
+
+
 def several_labels(columns: Mapping[str, Sequence[Any]], where: Callable[[int], str]) -> np.ndarray:
     """Several classes per item, int64 [N, classes] of -1 (absent), 0 (unknown) and 1, of a column for each.
 
@@ -159,7 +193,8 @@ def _named(column: str) -> str:
 def class_labels(
     given: Sequence[Any], where: Callable[[int], str], column: str, remedy: str | None = None
 ) -> tuple[np.ndarray | None, list[str]]:
-    """:func:`numbered_labels` of a column of a table, whose fractions are no names of classes if all are numbers.
+    """:func:`numbered_labels` of a column of a table, of lists :func:`listed_labels`; fractions are no names of classes
+    if all are numbers.
 
     Args:
         given: as of :func:`numbered_labels`.
@@ -170,6 +205,8 @@ def class_labels(
     Raises:
         ValueError: a label that is a fraction, or as of :func:`numbered_labels`.
     """
+    if isinstance(next((value for value in given if value is not None), None), (list, tuple)):
+        return listed_labels(given, where)
     remedy = _named(column) if remedy is None else remedy
     fraction = fraction_among(given)
     if fraction is not None:

@@ -11,6 +11,7 @@ import numpy as np
 from fastssl.data import benchmarks
 from fastssl.data.annotated import ANNOTATED, open_annotated
 from fastssl.data.columns import split_options
+from fastssl.data.corpus import Corpus
 from fastssl.data.datasets import hub
 from fastssl.data.embedded import emoji
 from fastssl.data.embedded_text import glosses
@@ -183,11 +184,16 @@ def _check_classes(train: Source, test: Source, data: str | Path) -> None:
 
 
 def _judged(task: Splits) -> Splits:
-    """A task of scores is judged by their correlations, one of several classes per item as Pascal VOC is."""
+    """A task of scores is judged by their correlations, one of several classes per item as Pascal VOC is, of
+    texts by F1."""
     labels = task.train.labels
     if are_scores(labels):
         return replace(task, metric="Spearman", others=("Pearson",))
-    return task if labels is None or labels.ndim == 1 else replace(task, metric="11-point mAP")
+    if labels is None or labels.ndim == 1:
+        return task
+    if isinstance(task.train, Corpus):
+        return replace(task, metric="micro F1", others=("macro F1", "mean AP"))
+    return replace(task, metric="11-point mAP")
 
 
 def _readable(task: Splits, data: str | Path) -> Splits:

@@ -10,6 +10,7 @@ import os
 import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -190,15 +191,7 @@ def listed_images(
     elif score is not None:
         labels = scores_of(read, lambda k: f"{path}: row {k + 1}")
     elif "labels" in given:
-        names = [name.strip() for name in given["labels"].strip("{}").split(",")]
-        if len(names) < 2:
-            raise ValueError(
-                f"labels: expected the columns of several classes in braces, {path}#labels={{cat,dog}}, got "
-                f"{names[0]!r}; classes in one column are #label={names[0]}"
-            )
-        classes = [known_column(columns, path, "labels", name) for name in names]
-        own = {name: [row.get(name) for row in rows] for name in classes}
-        labels = several_labels(own, lambda k: f"{path}: row {k + 1}")
+        labels, classes = _of_columns(path, rows, given["labels"])
     texts: list[str] | None = None
     if text is not None:
         several = captions_of(path, [row.get(text) for row in rows], text)
@@ -235,6 +228,19 @@ def listed_images(
     made = of_part(path, source, rows, first_column(free, SPLITS), part, given.get("split"))
     made.check_there()
     return made
+
+
+def _of_columns(path: str, rows: list[dict[str, Any]], given: str) -> tuple[np.ndarray, list[str]]:
+    """Several classes per row, of the columns that ``{cat,dog}`` names, and their names."""
+    names = [name.strip() for name in given.strip("{}").split(",")]
+    if len(names) < 2:
+        raise ValueError(
+            f"labels: expected the columns of several classes in braces, {path}#labels={{cat,dog}}, got {names[0]!r}; "
+            f"classes in one column are #label={names[0]}"
+        )
+    classes = [known_column(_columns(rows), path, "labels", name) for name in names]
+    own = {name: [row.get(name) for row in rows] for name in classes}
+    return several_labels(own, lambda k: f"{path}: row {k + 1}"), classes
 
 
 def _flags(rows: list[dict[str, Any]], columns: Iterable[str]) -> list[str]:
@@ -303,6 +309,7 @@ def text_table(
     text: str | None = None,
     text_pair: str | None = None,
     label: str | None = None,
+    labels: str | None = None,
     score: str | None = None,
     encoding: str = "utf-8",
     errors: str = "strict",
@@ -318,8 +325,9 @@ def text_table(
         text_pair: the column of the second texts of pairs; None: that of a pair known by its names (sentence1 and
             sentence2, premise and hypothesis, question1 and question2, question and sentence, text and text_pair,
             text1 and text2, source and target), unless ``text`` is given.
-        label: the column of classes: integers or names; an empty label is unknown. None: label, class, gold_label or
-            target.
+        label: the column of classes: integers or names, or in JSON lists of them; an empty label is unknown. None:
+            label, class, gold_label or target.
+        labels: the columns of several classes per text, "{cat,dog}", as of :func:`table`.
         score: the column of numbers, which are predicted (Spearman's correlation); an empty one is unknown. None: score
             or similarity, without a column of classes.
         encoding: that of the file.
@@ -346,14 +354,16 @@ def text_table(
         >>> text_table(path, text="review", label="stars").classes
         ['bad', 'good']
     """
-    given = {"text": text, "text_pair": text_pair, "label": label, "score": score, "split": split}
+    given = {"text": text, "text_pair": text_pair, "label": label, "labels": labels, "score": score, "split": split}
     given = {role: name for role, name in given.items() if name}
     return _texts(str(path), _rows(str(path), encoding, errors), given, part)
 
 
 def _texts(path: str, rows: list[dict[str, Any]], given: Mapping[str, str | None], part: str | None) -> Corpus:
-    check_options(given, path, ("text", "text_pair", "label", "score", "split"))
-    chosen = text_columns(_columns(rows), path, {role: name for role, name in given.items() if role != "split"})
+    check_options(given, path, ("text", "text_pair", "label", "labels", "score", "split"))
+    check_answers(path, given)
+    known = {role: name for role, name in given.items() if role not in ("labels", "split")}
+    chosen = text_columns(_columns(rows), path, known)
 
     def place(k: int) -> str:
         return f"{path}: row {k + 1}"
@@ -361,7 +371,12 @@ def _texts(path: str, rows: list[dict[str, Any]], given: Mapping[str, str | None
     def given_in(column: str) -> GivenTexts:
         return GivenTexts([row.get(column) for row in rows], place, f"in column {column}")
 
-    labels, classes = labels_of(chosen, rows, place)
+    several = given.get("labels")
+    if several is None:
+        labels, classes = labels_of(chosen, rows, place)
+    else:
+        labels, classes = _of_columns(path, rows, several)
+        chosen = replace(chosen, label=", ".join(classes), score=None)
     corpus = Corpus(given_in(chosen.text), name_of(path), labels=labels, classes=classes)
     if chosen.text_pair is not None:
         corpus = ParallelCorpus(corpus, Corpus(given_in(chosen.text_pair), corpus.name))

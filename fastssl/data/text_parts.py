@@ -19,7 +19,7 @@ from fastssl.data.tables import text_table
 from fastssl.data.text_files import SUFFIXES, text_corpus
 
 _OPTIONS: dict[Callable[..., Corpus], tuple[str, ...]] = {
-    text_table: ("text", "text_pair", "label", "score", "split", "encoding", "errors"),
+    text_table: ("text", "text_pair", "label", "labels", "score", "split", "encoding", "errors"),
     text_corpus: ("suffix", "separator", "text", "text_pair", "label", "score", "encoding", "errors"),
 }
 
@@ -67,6 +67,12 @@ def number_alike(test: Source, trained: Sequence[str]) -> None:
     if list(test.classes) == classes or test.labels is None:
         return
     number = {name: k for k, name in enumerate(classes)}
+    if test.labels.ndim == 2:  # a column per class
+        labels = np.full((len(test.labels), len(classes)), -1, test.labels.dtype)
+        labels[(test.labels == 0).all(1)] = 0
+        labels[:, [number[name] for name in test.classes]] = test.labels
+        test.labels, test.classes = labels, classes
+        return
     numbers = np.array([number[name] for name in test.classes] or [0], np.int32)
     test.labels = np.where(test.labels >= 0, numbers[test.labels], test.labels).astype(test.labels.dtype)
     test.classes = classes

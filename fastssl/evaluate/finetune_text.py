@@ -44,7 +44,7 @@ class TextFineTuning(Tuning):
         readout: "mean" over the tokens, or "token": [CLS] of bidirectional networks (BERT), the last token of causal
             ones (GPT) and of decoders (BART). From random weights and few labels the mean is much better.
         head: what the weights of the classifier of texts start from, "probe" or "zero"; regressions, and classifiers of
-            words, start from zero.
+            words and of several classes per text, start from zero.
 
     Raises:
         ValueError: an option out of range.
@@ -87,7 +87,8 @@ def finetune_text(
         network: pretrained, or randomly initialised for the same network from scratch; not modified.
         tokenizer: the tokenizer of its tokens.
         data: a corpus; a :class:`fastssl.data.ParallelCorpus` for pairs of texts.
-        labels: [N] integers, or floats for a regression.
+        labels: [N] integers, or floats for a regression, or [N, classes] of -1, 0 (unknown) and 1 for several classes
+            per text, with a metric of those ("micro F1").
         train: indices of the labelled rows.
         test: indices of the test rows.
         options: see :class:`TextFineTuning`.
@@ -197,7 +198,8 @@ class TextTask:
     ) -> None:
         self.network, self.pad, self.rows, self.options = network, tokenizer.pad, rows, options
         self.labels, self.probes = labels, dict[bytes, tuple[Tensor, Tensor]]()
-        self.outputs = 1 if labels.is_floating_point() else int(labels.max()) + 1
+        of_classes = not labels.is_floating_point()
+        self.outputs = labels.shape[1] if labels.dim() == 2 else int(labels.max()) + 1 if of_classes else 1
         self.shape: tuple[int, ...] = (self.outputs,)  # of the scores of a row
 
     def classifier(self) -> TextClassifier:

@@ -197,6 +197,60 @@ def eleven_point_map(scores: Tensor, labels: Tensor) -> float:
     return 100 * sum(results) / len(results)
 
 
+def _micro_or_macro(scores: Tensor, labels: Tensor, average: str) -> float:
+    from sklearn.metrics import f1_score
+
+    truth, predicted = (labels > 0).cpu().numpy(), ((scores > 0) & (labels != 0)).cpu().numpy()
+    return 100 * float(f1_score(truth, predicted, average=average, zero_division=0))
+
+
+@known(_of_signs)
+def micro_f1(scores: Tensor, labels: Tensor) -> float:
+    """F1 of all pairs of a row and a class, of which those with a positive score are predicted; 0 if nothing is right.
+
+    Args:
+        scores: [N, classes].
+        labels: [N, classes] of -1, 0 (unknown, ignored) and 1.
+
+    Raises:
+        TypeError: booleans as labels.
+        ValueError: no label is -1, other shapes, or other labels.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.evaluate.metrics import micro_f1
+        >>> micro_f1(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), torch.tensor([[1, -1], [1, 1]]))
+        66.66666666666666
+    """
+    return _micro_or_macro(scores, labels, "micro")
+
+
+@known(_of_signs)
+def macro_f1(scores: Tensor, labels: Tensor) -> float:
+    """Mean over classes of the F1 of each, as :func:`micro_f1`; 0 for a class that neither occurs nor is predicted."""
+    return _micro_or_macro(scores, labels, "macro")
+
+
+@known(_of_signs)
+def mean_ap(scores: Tensor, labels: Tensor) -> float:
+    """Mean over classes of the average precision, the sum of precisions times steps of recall. As :func:`micro_f1`.
+
+    Raises:
+        ValueError: no class has a positive row, or as there.
+    """
+    from sklearn.metrics import average_precision_score
+
+    counted = ((column != 0).cpu().numpy() for column in labels.T)
+    columns = [
+        ((truth > 0).cpu().numpy()[own], found.double().cpu().numpy()[own])
+        for truth, found, own in zip(labels.T, scores.T, counted)
+    ]
+    each = [average_precision_score(truth, found) for truth, found in columns if truth.any()]
+    if not each:
+        raise ValueError("labels: expected a class with at least one positive")
+    return 100 * float(sum(each) / len(each))
+
+
 @known(_of_classes)
 def f1(scores: Tensor, labels: Tensor) -> float:
     """F1 score of class 1: the harmonic mean of its precision and recall; 0 if nothing is right.
@@ -345,6 +399,9 @@ METRICS: dict[str, Metric] = {
     "mean per class": mean_per_class,
     "11-point mAP": eleven_point_map,
     "F1": f1,
+    "micro F1": micro_f1,
+    "macro F1": macro_f1,
+    "mean AP": mean_ap,
     "Matthews": matthews,
     "Pearson": pearson,
     "Spearman": spearman,

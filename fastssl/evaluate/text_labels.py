@@ -83,16 +83,13 @@ def few_text_labels(
     labels_per_class = [check.count("labels_per_class", count) for count in labels_per_class]
     seeds = check.count("seeds", seeds)
     if len(labels_per_class):
-        most = int(np.bincount(train.labels[train.labels >= 0]).max(initial=0))
+        most = int(_counts(train.labels).max(initial=0))
         if max(labels_per_class) > most:
             raise ValueError(
                 f"labels: expected at most {most} per class, the training texts of the largest class of {task.name}, "
                 f"got {max(labels_per_class)}; without it all are taken"
             )
-    known, tests = (
-        np.flatnonzero(labels >= 0 if len(train.classes) else ~np.isnan(labels))
-        for labels in (train.labels, test.labels)
-    )
+    known, tests = (np.flatnonzero(_known(labels, len(train.classes) > 0)) for labels in (train.labels, test.labels))
     for part, corpus, ids in (("training", train, known), ("test", test, tests)):
         _check_answers(part, corpus, ids, task)
     names = (task.metric, *task.others)
@@ -158,9 +155,24 @@ def _measure(task: Splits, count: int) -> str:
     return task.name if not count else f"{task.name}, {count} labels per class"
 
 
+def _counts(labels: np.ndarray) -> np.ndarray:
+    """How many rows each class has."""
+    return np.bincount(labels[labels >= 0]) if labels.ndim == 1 else (labels > 0).sum(0)
+
+
+def _known(labels: np.ndarray, of_classes: bool) -> np.ndarray:
+    """Which rows have a label."""
+    if labels.ndim == 2:
+        return np.asarray((labels != 0).any(1))
+    return np.asarray(labels >= 0 if of_classes else ~np.isnan(labels))
+
+
 def balanced(labels: np.ndarray, among: np.ndarray, count: int, seed: int) -> np.ndarray:
     """``count`` rows of each class among some, or all there are, drawn by ``seed``."""
     order = np.random.default_rng(seed).permutation(among)
+    if labels.ndim == 2:  # a row of several classes is drawn once
+        drawn = np.concatenate([order[column[order] > 0][:count] for column in labels.T])
+        return np.array(list(dict.fromkeys(drawn.tolist())), np.int64)
     return np.concatenate([order[labels[order] == k][:count] for k in np.unique(labels[among])])
 
 
@@ -196,6 +208,15 @@ def _baselines(data: Corpus, labels: Tensor, few: np.ndarray, asked: np.ndarray)
         known.fit([texts[k] for k in few])
         x = known.transform(texts)
     y = labels[few].numpy()
+    if labels.dim() == 2:
+        shares = (y > 0).sum(0) / np.maximum((y != 0).sum(0), 1) - 0.5
+        made = np.tile(shares, (len(asked), 1))
+        for k, column in enumerate(y.T):
+            own = np.flatnonzero(column)
+            if len(np.unique(column[own])) > 1:
+                fitted = LogisticRegression(C=10.0, max_iter=300).fit(x[few[own]], column[own])
+                made[:, k] = fitted.decision_function(x[asked])
+        return {"TF-IDF": torch.from_numpy(made), "constant": torch.from_numpy(shares).expand(len(asked), -1)}
     constant = torch.zeros(len(asked), 1 if labels.is_floating_point() else int(labels.max()) + 1)
     if labels.is_floating_point():
         fitted = RidgeCV(alphas=(0.1, 1.0, 10.0)).fit(x[few], y)

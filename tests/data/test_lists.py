@@ -225,19 +225,22 @@ def test_lists_with_a_space_before_the_label(folder: Path, slash: str) -> None:
         fastssl.data.open(f"{path}#images=..")
 
 
-def test_lists_of_classes_are_told_how_they_are_read(folder: Path) -> None:
+def test_lists_of_classes_are_read_from_json(folder: Path) -> None:
     (folder / "a.jsonl").write_text(
         '{"path": "0 of.PNG", "label": ["cat", "dog"]}\n{"path": "1 of.PNG", "label": []}\n'
     )
     (folder / "b.jsonl").write_text('{"text": "A cat.", "label": ["cat", "dog"]}\n')
-    for name in ("a.jsonl", "b.jsonl"):
-        with pytest.raises(ValueError, match=r"1: expected .* as label, got \['cat', 'dog'\]; .*: #labels={cat,dog}"):
-            fastssl.data.open(folder / name)
-    for labels in ([["cat"], ["cat", "dog"]], [[0], [0, 1]]):
+    for name, labels in (("a.jsonl", [[1, 1], [-1, -1]]), ("b.jsonl", [[1, 1]])):
+        found = fastssl.data.open(folder / name)
+        assert found.labels.tolist() == labels and found.classes == ["cat", "dog"]  # type: ignore[union-attr]
+    (folder / "c.jsonl").write_text('{"text": "A cat.", "label": ["cat"]}\n{"text": "A dog.", "label": []}\n')
+    with pytest.raises(ValueError, match="row 1 and others: expected lists of several classes, got 'cat' alone"):
+        fastssl.data.open(folder / "c.jsonl")
+    for given in ([["cat"], ["cat", "dog"]], [[0], [0, 1]]):
         with pytest.raises(ValueError, match=r"labels: expected one per item, or \[N, classes\] of 0 and 1, got lists"):
-            fastssl.data.open(np.zeros((2, 8, 8, 3), np.uint8), labels=labels)
+            fastssl.data.open(np.zeros((2, 8, 8, 3), np.uint8), labels=given)
         with pytest.raises(ValueError, match=r"labels: expected one per item, or \[N, classes\] of 0 and 1, got lists"):
-            FileSource(["a.png", "b.png"], labels)
+            FileSource(["a.png", "b.png"], given)
 
 
 def test_captions_without_a_heading_are_no_classes(folder: Path) -> None:

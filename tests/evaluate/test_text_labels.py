@@ -43,6 +43,85 @@ def test_metrics_are_those_of_other_libraries(seed: int) -> None:
     assert METRICS["Spearman"](*given) == pytest.approx(100 * stats.spearmanr(b, a).statistic)
 
 
+def test_metrics_of_several_classes_are_their_formulas() -> None:
+    rng = np.random.default_rng(0)
+    scores, labels = rng.normal(size=(30, 5)).round(1), rng.integers(-1, 2, (30, 5))
+    labels[:, 4] = np.where(labels[:, 4] > 0, -1, labels[:, 4])  # a class that does not occur
+    given = torch.from_numpy(scores), torch.from_numpy(labels)
+    totals, each, precisions = np.zeros(3), [], []
+    for own, truth in zip(scores.T, labels.T, strict=True):
+        counts = np.zeros(3)  # right, wrongly found, missed
+        for score, label in zip(own, truth, strict=True):
+            counts += 0 if label == 0 else np.array([score > 0 < label, score > 0 > label, score <= 0 < label])
+        totals += counts
+        each.append(2 * counts[0] / (2 * counts[0] + counts[1] + counts[2]))
+        precision = recall = area = 0.0
+        for bound in sorted(set(own[truth != 0]), reverse=True):
+            found = truth[(own >= bound) & (truth != 0)] > 0
+            precision, before = found.mean(), recall
+            recall = found.sum() / max((truth > 0).sum(), 1)
+            area += (recall - before) * precision
+        precisions += [area] if (truth > 0).any() else []
+    assert METRICS["micro F1"](*given) == pytest.approx(200 * totals[0] / (2 * totals[0] + totals[1] + totals[2]))
+    assert METRICS["macro F1"](*given) == pytest.approx(100 * np.mean(each))
+    assert METRICS["mean AP"](*given) == pytest.approx(100 * np.mean(precisions))
+
+
+@pytest.mark.parametrize("kind", ["columns.csv", "lists.json", "lists.jsonl", "text:parts"])
+def test_texts_have_several_classes(kind: str, tmp_path: Path) -> None:
+    rng, words = np.random.default_rng(0), ("sea", "tax", "war")
+    signs = [[int(k) for k in rng.integers(0, 2, 3)] for _ in range(96)]
+    texts = [" ".join(["we", *(word for word, sign in zip(words, row, strict=True) if sign)]) for row in signs]
+    lists = [[word for word, sign in zip(words, row, strict=True) if sign] for row in signs]
+    rows = [{"text": text, "label": own} for text, own in zip(texts, lists, strict=True)]
+    path = tmp_path / kind.removeprefix("text:")
+    if kind == "columns.csv":
+        lines = [",".join([text, *map(str, row)]) for text, row in zip(texts, signs, strict=True)]
+        path.write_text("\n".join([",".join(["text", *words]), *lines]))
+        given = open_splits(f"{path}#labels={{sea,tax,war}}")
+    elif kind == "text:parts":
+        path.mkdir()
+        some = [row for row in rows[72:] if "sea" not in row["label"]]  # the test part lacks a class
+        for name, part in (("train", rows[:72]), ("test", [*some, {"text": "we", "label": None}])):
+            (path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, part)))
+        given = open_splits(f"text:{path}")
+        assert (given.test.labels[:, 0] == [-1] * len(some) + [0]).all()  # type: ignore[index]
+    else:
+        path.write_text(json.dumps(rows) if path.suffix == ".json" else "\n".join(map(json.dumps, rows)))
+        given = open_splits(path)
+    assert given.train.classes == list(words) and (given.metric, given.others) == ("micro F1", ("macro F1", "mean AP"))
+    for k in range(4):
+        own: Any = given.train.read(k)
+        found = [word for word, sign in zip(words, given.train.labels[k], strict=True) if sign > 0]  # type: ignore[index]
+        assert own.text.split()[1:] == found and own.label is None
+    if kind == "lists.json":  # the others are the same labels
+        return
+    counts = (20,) if kind == "columns.csv" else ()
+    table = few_text_labels({"from scratch": start}, Tokenizer(), given, counts, seeds=1, options=QUICK)
+    name = given.name + ", 20 labels per class" * bool(counts)
+    scores = table[f"{name}, micro F1"]
+    assert scores["from scratch"] > 70 and scores["TF-IDF"] > 70, scores
+    assert set(table) == {f"{name}, {metric}" for metric in ("micro F1", "macro F1", "mean AP")}
+    constant = table[f"{name}, mean AP"]["constant"]
+    assert constant < min(table[f"{name}, mean AP"][other] for other in ("from scratch", "TF-IDF")) - 20
+    with pytest.raises(ValueError, match="labels: expected a column for each of 2 classes, got 3"):
+        Corpus(["a"], labels=[[1, 0, 1]], classes=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    (
+        ("sea", "expected a list of classes"),
+        ([None], "expected a list of classes"),
+        ([-2], "expected a label of 0 and"),
+    ),
+)
+def test_lists_of_classes_that_do_not_fit_are_named(value: Any, error: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([{"text": "a", "label": [1]}, {"text": "b", "label": value}]))
+    with pytest.raises(ValueError, match=rf"a\.json: row 2: {error}"):
+        open_splits(tmp_path / "a.json")
+
+
 def test_metrics_of_constants_are_zero() -> None:
     same = torch.eye(2)[[1, 1, 1]]
     assert METRICS["Matthews"](same, torch.tensor([0, 1, 1])) == 0
