@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from fastssl.data.corpus import Corpus
 from fastssl.data.source import Item, Reduction, Source, check_index, digest
 from fastssl.data.tokenizer import FILE, Tokenizer, tokenizer_of
 
+log = logging.getLogger("fastssl")
 MAGIC = b"FSSLTOK1"
 VERSION = 1
 BLOCK = 1 << 20  # bytes of ids per checksum
@@ -66,6 +68,9 @@ def tokenize_corpus(
     sentences, documents, sizes, labels, crcs = [0], [0], [], [], []
     pending, total = b"", 0
     given = getattr(corpus, "labels", None) if len(getattr(corpus, "classes", ())) else None
+    if given is not None and given.ndim == 2:
+        log.warning("%s has several classes per text, which a token file does not hold", corpus.name)
+        given = None
     with replacing(path) as fresh, open(fresh, "wb") as file:
         file.write(MAGIC)
         for first in range(0, len(corpus), DOCUMENTS):

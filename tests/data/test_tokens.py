@@ -101,6 +101,12 @@ def test_what_is_no_text_is_named(tmp_path: Path) -> None:
         Windows(file, 1.5)  # type: ignore[arg-type]
 
 
+def test_several_classes_per_text_are_not_held(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    corpus = Corpus(["a", "b"], "two", labels=[[1, -1], [1, 1]], classes=["x", "y"])
+    assert tokenize_corpus(corpus, Tokenizer(), tmp_path / "a.tok").labels is None
+    assert caplog.messages == ["two has several classes per text, which a token file does not hold"]
+
+
 def test_lists_and_corpora_are_both_taken(tmp_path: Path) -> None:
     texts = ["A rose is a rose.", "Is it?"]
     made = [
