@@ -27,6 +27,15 @@ void check_view(const Program& program, const double* p, int64_t height, int64_t
     if (op.kind == OpKind::blur && p[0] < 0) fail("sigma must be >= 0");
     if (op.kind == OpKind::erase && std::min({p[0], p[1], p[2], p[3]}) < 0)
       fail("an erased box must not begin outside of the view");
+    if (op.kind == OpKind::affine && !(p[3] > 0)) fail("a scale must be > 0");
+    if (op.kind == OpKind::automatic && !(p[0] >= 0 && p[0] < double(int(Choice::count)) && p[0] == std::floor(p[0])))
+      fail("there is no operation " + std::to_string(p[0]));
+    if (op.kind == OpKind::automatic) {
+      const Choice which = Choice(int(p[0]));
+      const bool factor = which >= Choice::brightness && which <= Choice::sharpness;
+      if ((factor && p[1] < -1) || (which == Choice::posterize && !(p[1] >= 0 && p[1] <= 8)))
+        fail("factors must be >= 0, that is values >= -1, and bits 0 to 8");
+    }
     g.apply(op, p);
     p += kOpColumns[int(op.kind)];
   }

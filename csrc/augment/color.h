@@ -52,6 +52,11 @@ template <class V>
 FASTSSL_HOST_DEVICE inline V solarized(V x, float threshold) {
   return x >= V{} + threshold ? 1.f - x : x;
 }
+// Between the channel's smallest value, `low`, and its largest, low + span; a channel of one value stays as it is.
+template <class V>
+FASTSSL_HOST_DEVICE inline V stretched(V x, float low, float span) {
+  return span > 0 ? clamp01((x - low) / span) : clamp01(x);
+}
 template <class V>
 FASTSSL_HOST_DEVICE inline V posterized(V x, float levels) {
   const V zero = V{} + 0.f, most = V{} + (levels - 1.f);

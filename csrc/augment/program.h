@@ -20,12 +20,20 @@ enum class OpKind : int32_t {
   posterize,     // p, bits: on
   equalize,      // p: on
   erase,         // p, scale low, high, ratio low, high, red, green, blue: top, left, height, width (0: off)
-  rotate,        // p, degrees low, high: degrees
+  rotate,        // p, degrees low, high, outside: degrees
   project,       // p: on
+  affine,        // p, degrees low, high, largest x, y, scale low, high, shear x low, high, y low, high, outside:
+                 // degrees, x, y, scale, shear x, y
+  perspective,   // p, distortion, outside: x and y of the corners, clockwise from the upper left one
+  sharpness,     // p, factor: on
+  autocontrast,  // p: on
+  invert,        // p: on
+  automatic,     // wide, magnitude (-1: a random one), magnitudes, outside: which, value
   count
 };
-constexpr int kOpArguments = 10;
-constexpr int kOpColumns[int(OpKind::count)] = {4, 2, 3, 1, 6, 1, 1, 1, 1, 1, 4, 1, 1};
+// outside: nearest (or bilinear), mirrored at the edges (or filled), red, green, blue
+constexpr int kOpArguments = 16;
+constexpr int kOpColumns[int(OpKind::count)] = {4, 2, 3, 1, 6, 1, 1, 1, 1, 1, 4, 1, 1, 6, 8, 1, 1, 1, 2};
 constexpr int kMaxOps = 32;
 
 struct Op {
@@ -66,6 +74,43 @@ struct Draws {
 
 inline double between(double u, double low, double high) { return low + (high - low) * u; }
 inline double index_of(double u, double count) { return std::fmin(std::floor(u * count), count - 1); }
+
+// What RandAugment and TrivialAugmentWide choose from, with torchvision's ranges of values.
+enum class Choice {
+  identity,
+  shear_x,
+  shear_y,
+  translate_x,
+  translate_y,
+  rotate,
+  brightness,
+  saturation,
+  contrast,
+  sharpness,
+  posterize,
+  solarize,
+  autocontrast,
+  equalize,
+  count
+};
+// The value of a magnitude t in [0, 1] on a view of h x w pixels, and whether its sign is drawn.
+inline double value_of(Choice c, bool wide, double t, double h, double w, bool& is_signed) {
+  is_signed = c >= Choice::shear_x && c <= Choice::sharpness;
+  switch (c) {
+    case Choice::shear_x:
+    case Choice::shear_y: return (wide ? 0.99 : 0.3) * t;
+    case Choice::translate_x: return (wide ? 32.0 : 150.0 / 331.0 * w) * t;
+    case Choice::translate_y: return (wide ? 32.0 : 150.0 / 331.0 * h) * t;
+    case Choice::rotate: return (wide ? 135.0 : 30.0) * t;
+    case Choice::brightness:
+    case Choice::saturation:
+    case Choice::contrast:
+    case Choice::sharpness: return (wide ? 0.99 : 0.9) * t;
+    case Choice::posterize: return std::nearbyint(8 - (wide ? 6 : 4) * t);
+    case Choice::solarize: return 1 - t;
+    default: return 0;
+  }
+}
 
 // Where the pixels of a view lie: a box of the image, resized to a frame, of which a window is kept; then mirrored.
 struct Geometry {
@@ -204,6 +249,42 @@ inline void sample_view(const Program& program, int64_t h, int64_t w, const Draw
       }
       case OpKind::blur: p[0] = on ? between(u[1], a[1], a[2]) : 0.0; break;
       case OpKind::rotate: p[0] = on ? between(u[1], a[1], a[2]) : 0.0; break;
+      case OpKind::affine: {
+        double v[4];
+        draws.block(k, op.shared, 1, v);
+        const double x = a[3] * geometry.window_width, y = a[4] * geometry.window_height;
+        p[0] = on ? between(u[1], a[1], a[2]) : 0.0;
+        p[1] = on ? std::nearbyint(between(u[2], -x, x)) : 0.0;
+        p[2] = on ? std::nearbyint(between(u[3], -y, y)) : 0.0;
+        p[3] = on ? between(v[0], a[5], a[6]) : 1.0;
+        p[4] = on ? between(v[1], a[7], a[8]) : 0.0;
+        p[5] = on ? between(v[2], a[9], a[10]) : 0.0;
+        break;
+      }
+      case OpKind::perspective: {
+        const double H = geometry.window_height, W = geometry.window_width;
+        const double rows = std::floor(a[1] * std::floor(H / 2)) + 1,
+                     columns = std::floor(a[1] * std::floor(W / 2)) + 1;
+        double v[8];
+        draws.block(k, op.shared, 1, v);
+        draws.block(k, op.shared, 2, v + 4);
+        for (int i = 0; i < 4; ++i) {
+          const bool right = i == 1 || i == 2, lower = i >= 2;
+          const double x = on ? index_of(v[2 * i], columns) : 0.0, y = on ? index_of(v[2 * i + 1], rows) : 0.0;
+          p[2 * i] = right ? W - 1 - x : x;
+          p[2 * i + 1] = lower ? H - 1 - y : y;
+        }
+        break;
+      }
+      case OpKind::automatic: {
+        const Choice which = Choice(int(index_of(u[0], double(int(Choice::count)))));
+        const double at = a[1] < 0 ? index_of(u[1], a[2]) : a[1];
+        bool is_signed;
+        p[0] = double(int(which));
+        p[1] = value_of(which, a[0] != 0, at / (a[2] - 1), geometry.window_height, geometry.window_width, is_signed);
+        if (is_signed && u[2] < 0.5) p[1] = -p[1];
+        break;
+      }
       case OpKind::erase: {
         p[0] = p[1] = p[2] = p[3] = 0;
         for (int attempt = 1; on && attempt <= 10; ++attempt) {

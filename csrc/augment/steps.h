@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "color.h"
@@ -21,11 +22,20 @@ enum class StepKind {
   solarize,
   posterize,
   project,
+  invert,
   erase,
   lookup,
   blur,
   equalize,
-  rotate
+  autocontrast,
+  sharpness,
+  warp
+};
+// Where output pixels lie in the input, in pixels from the middle of each: (m0 x + m1 y + m2, m3 x + m4 y + m5) divided
+// by m6 x + m7 y + 1.
+struct Warp {
+  float m[8] = {1, 0, 0, 0, 1, 0, 0, 0};
+  bool nearest = false, mirrored = false;
 };
 struct Step {
   StepKind kind;
@@ -34,11 +44,18 @@ struct Step {
   int64_t taps = 0;
   int64_t box[4] = {0, 0, 0, 0};
   float fill[3] = {0, 0, 0};
-  const float* means = nullptr;   // contrast: of each channel
+  Warp warp;
+  const float* means = nullptr;   // contrast: of each channel; autocontrast: its smallest value
+  const float* spans = nullptr;   // autocontrast: from the smallest to the largest value of each channel
   const float* levels = nullptr;  // lookup: [channels][256]
 };
 FASTSSL_HOST_DEVICE inline bool needs_image(StepKind k) {
-  return k == StepKind::contrast || k == StepKind::blur || k == StepKind::equalize || k == StepKind::rotate;
+  return k == StepKind::contrast || k == StepKind::blur || k == StepKind::equalize || k == StepKind::autocontrast ||
+         k == StepKind::sharpness || k == StepKind::warp;
+}
+// Those that read other pixels than their own.
+FASTSSL_HOST_DEVICE inline bool needs_neighbours(StepKind k) {
+  return k == StepKind::blur || k == StepKind::sharpness || k == StepKind::warp;
 }
 
 FASTSSL_HOST_DEVICE inline float byte_of(float x) { return floorf(clamp01(x) * 255.999f); }
@@ -73,6 +90,138 @@ FASTSSL_HOST_DEVICE inline int64_t reflected(int64_t i, int64_t n) {
   return i;
 }
 
+// A coordinate in an image that is mirrored at its edges.
+template <class V>
+FASTSSL_HOST_DEVICE inline V mirrored(V v, int64_t n) {
+  const V zero = V{} + 0.f, last = V{} + float(n - 1), far = V{} + 1e6f;
+  const float low = -0.5f, span = float(n);
+  V t = magnitude(smaller(larger(v, -far), far) - low);
+  const V turns = floor_of(t / span), odd = turns - 2.f * floor_of(turns * 0.5f);
+  t = t - turns * span;
+  t = (odd > zero ? span - t : t) + low;
+  return smaller(larger(t, zero), last);
+}
+
+// Where pixel (x, y) lies in the input: rounded where the nearest pixel is taken, a half to the even one.
+template <class V>
+FASTSSL_HOST_DEVICE inline void warped_place(const Warp& w, V x, int64_t y, int64_t width, int64_t height, V& sx,
+                                             V& sy) {
+  const float mx = float(width - 1) / 2, my = float(height - 1) / 2, dy = float(y) - my;
+  const V dx = x - mx, rest = dx * w.m[6] + (w.m[7] * dy + 1.f);
+  sx = (dx * w.m[0] + (w.m[1] * dy + w.m[2])) / rest + mx;
+  sy = (dx * w.m[3] + (w.m[4] * dy + w.m[5])) / rest + my;
+  if (w.mirrored) {
+    sx = mirrored(sx, width);
+    sy = mirrored(sy, height);
+  } else {  // NaN is outside
+    const V least = V{} - 2.f;
+    sx = smaller(larger(sx, least), V{} + (float(width) + 1));
+    sy = smaller(larger(sy, least), V{} + (float(height) + 1));
+  }
+  if (w.nearest) {
+    sx = (sx + 12582912.f) - 12582912.f;
+    sy = (sy + 12582912.f) - 12582912.f;
+  }
+}
+
+// The pixels of the input from which a pixel is interpolated; those outside of it have the value of the fill.
+struct WarpedPixel {
+  int32_t x0, y0, x1, y1;
+  float fx, fy;
+  FASTSSL_HOST_DEVICE WarpedPixel(const Warp& w, float sx, float sy, int64_t width, int64_t height) {
+    const float left = floor_of(sx), top = floor_of(sy);
+    x0 = int32_t(left);
+    y0 = int32_t(top);
+    fx = sx - left;
+    fy = sy - top;
+    x1 = w.nearest || (w.mirrored && x0 + 1 >= width) ? x0 : x0 + 1;
+    y1 = w.nearest || (w.mirrored && y0 + 1 >= height) ? y0 : y0 + 1;
+  }
+};
+// Its value in a channel. At the edges as torchvision: a blend with black, and that with the fill.
+FASTSSL_HOST_DEVICE inline float warped_value(const WarpedPixel& p, const float* from, int64_t stride, int64_t width,
+                                              int64_t height, float fill) {
+  if (p.x0 >= 0 && p.y0 >= 0 && p.x1 < width && p.y1 < height) {
+    const float *upper = from + p.y0 * stride, *lower = from + p.y1 * stride;
+    return (upper[p.x0] * (1 - p.fx) + upper[p.x1] * p.fx) * (1 - p.fy) +
+           (lower[p.x0] * (1 - p.fx) + lower[p.x1] * p.fx) * p.fy;
+  }
+  float value = 0, share = 0;
+  for (int i = 0; i < 2; ++i) {
+    const int32_t y = i ? p.y1 : p.y0;
+    for (int j = 0; j < 2; ++j) {
+      const int32_t x = j ? p.x1 : p.x0;
+      if (x < 0 || y < 0 || x >= width || y >= height) continue;
+      const float weight = (i ? p.fy : 1 - p.fy) * (j ? p.fx : 1 - p.fx);
+      value += from[y * stride + x] * weight;
+      share += weight;
+    }
+  }
+  return (value - fill) * share + fill;
+}
+
+// A pixel between itself and the mean of its neighbourhood, whose middle has five times the weight; `rows`: the sums of
+// three values side by side.
+template <class V>
+FASTSSL_HOST_DEVICE inline V sharpened(V x, V above, V here, V below, float factor) {
+  const V blurred = ((above + here) + below) * (1.f / 13.f) + x * (4.f / 13.f);
+  return clamp01(x + (blurred - x) * (1.f - factor));
+}
+
+// torchvision's inverse of an affine map about a point (cx, cy), from the middle of the image; angles in degrees.
+inline void inverse_affine(double degrees, double tx, double ty, double scale, double shear_x, double shear_y,
+                           double cx, double cy, float* m) {
+  constexpr double kRadians = 3.14159265358979323846 / 180;
+  const double turn = degrees * kRadians, sx = shear_x * kRadians, sy = shear_y * kRadians;
+  const double a = std::cos(turn - sy) / std::cos(sy), b = -(a * std::tan(sx) + std::sin(turn));
+  const double c = std::sin(turn - sy) / std::cos(sy), d = std::cos(turn) - c * std::tan(sx);
+  const double m0 = d / scale, m1 = -b / scale, m3 = -c / scale, m4 = a / scale;
+  const double all[6] = {m0, m1, cx - m0 * (cx + tx) - m1 * (cy + ty), m3, m4, cy - m3 * (cx + tx) - m4 * (cy + ty)};
+  for (int i = 0; i < 6; ++i) m[i] = float(all[i]);
+  m[6] = m[7] = 0;
+}
+
+// The projection that takes `corners` of a view (x and y, clockwise from the upper left one) to those of the image, as
+// torchvision's, whose coefficients are of corner pixels' indices but are applied to their centres. False: there is
+// none.
+inline bool inverse_perspective(const double* corners, double height, double width, float* m) {
+  double rows[8][9] = {};
+  for (int i = 0; i < 4; ++i) {
+    const double x = corners[2 * i], y = corners[2 * i + 1];
+    const double to_x = i == 1 || i == 2 ? width - 1 : 0, to_y = i >= 2 ? height - 1 : 0;
+    const double first[9] = {x, y, 1, 0, 0, 0, -to_x * x, -to_x * y, to_x};
+    const double second[9] = {0, 0, 0, x, y, 1, -to_y * x, -to_y * y, to_y};
+    std::copy(first, first + 9, rows[2 * i]);
+    std::copy(second, second + 9, rows[2 * i + 1]);
+  }
+  for (int k = 0; k < 8; ++k) {  // Gauss and Jordan, with pivots
+    int best = k;
+    for (int i = k + 1; i < 8; ++i)
+      if (std::fabs(rows[i][k]) > std::fabs(rows[best][k])) best = i;
+    if (std::fabs(rows[best][k]) < 1e-9) return false;
+    if (best != k) std::swap(rows[k], rows[best]);
+    for (int i = 0; i < 8; ++i) {
+      if (i == k) continue;
+      const double factor = rows[i][k] / rows[k][k];
+      for (int j = k; j < 9; ++j) rows[i][j] -= factor * rows[k][j];
+    }
+  }
+  double c[8];
+  for (int k = 0; k < 8; ++k) c[k] = rows[k][8] / rows[k][k];
+  const double cx = width / 2, cy = height / 2, rest = c[6] * cx + c[7] * cy + 1;
+  if (std::fabs(rest) < 1e-9) return false;
+  const double all[8] = {c[0] - cx * c[6],
+                         c[1] - cx * c[7],
+                         c[0] * cx + c[1] * cy + c[2] - cx * rest,
+                         c[3] - cy * c[6],
+                         c[4] - cy * c[7],
+                         c[3] * cx + c[4] * cy + c[5] - cy * rest,
+                         c[6],
+                         c[7]};
+  for (int k = 0; k < 8; ++k) m[k] = float(all[k] / rest);
+  return true;
+}
+
 FASTSSL_HOST_DEVICE inline bool needs_colors(StepKind k) {
   return k == StepKind::saturation || k == StepKind::hue || k == StepKind::gray || k == StepKind::project;
 }
@@ -87,9 +236,19 @@ inline std::vector<Step> resolve(const Program& program, const double* p, Geomet
     steps.back().a = a;
     return steps.back();
   };
+  // outside: the last five arguments of what moves pixels
+  const auto add_warp = [&](const double* outside, const float* m) {
+    Step& s = add(StepKind::warp);
+    std::copy(m, m + 8, s.warp.m);
+    s.warp.nearest = outside[0] != 0;
+    s.warp.mirrored = outside[1] != 0;
+    for (int i = 0; i < 3; ++i) s.fill[i] = float(outside[2 + i]);
+  };
   for (int64_t k = 0; k < program.size; ++k) {
     const Op& op = program.ops[k];
     geometry.apply(op, p);
+    const double height = geometry.window_height, width = geometry.window_width;
+    float m[8];
     const bool on = p[0] != 0;
     switch (op.kind) {
       case OpKind::jitter: {
@@ -128,8 +287,64 @@ inline std::vector<Step> resolve(const Program& program, const double* p, Geomet
         }
         break;
       case OpKind::rotate:
-        if (on) add(StepKind::rotate).sigma = p[0];
+        inverse_affine(-p[0], 0, 0, 1, 0, 0, 0, 0, m);
+        if (on) add_warp(op.a + 3, m);
         break;
+      case OpKind::affine:
+        if (p[0] == 0 && p[1] == 0 && p[2] == 0 && p[3] == 1 && p[4] == 0 && p[5] == 0) break;
+        inverse_affine(p[0], p[1], p[2], p[3], p[4], p[5], 0, 0, m);
+        add_warp(op.a + 11, m);
+        break;
+      case OpKind::perspective: {
+        const double own[8] = {0, 0, width - 1, 0, width - 1, height - 1, 0, height - 1};
+        if (!std::equal(own, own + 8, p) && inverse_perspective(p, height, width, m)) add_warp(op.a + 2, m);
+        break;
+      }
+      case OpKind::sharpness:
+        if (on) add(StepKind::sharpness, float(op.a[1]));
+        break;
+      case OpKind::autocontrast:
+        if (on) add(StepKind::autocontrast);
+        break;
+      case OpKind::invert:
+        if (on) add(StepKind::invert);
+        break;
+      case OpKind::automatic: {
+        constexpr double kDegrees = 180 / 3.14159265358979323846;
+        const double v = p[1];
+        const float factor = float(1 + v);
+        const bool shear_x = Choice(int(p[0])) == Choice::shear_x;
+        switch (Choice(int(p[0]))) {
+          case Choice::shear_x:
+          case Choice::shear_y:  // about the upper left corner
+            inverse_affine(0, 0, 0, 1, shear_x ? std::atan(v) * kDegrees : 0, shear_x ? 0 : std::atan(v) * kDegrees,
+                           -width / 2, -height / 2, m);
+            add_warp(op.a + 3, m);
+            break;
+          case Choice::translate_x:
+            inverse_affine(0, std::trunc(v), 0, 1, 0, 0, 0, 0, m);
+            add_warp(op.a + 3, m);
+            break;
+          case Choice::translate_y:
+            inverse_affine(0, 0, std::trunc(v), 1, 0, 0, 0, 0, m);
+            add_warp(op.a + 3, m);
+            break;
+          case Choice::rotate:
+            inverse_affine(-v, 0, 0, 1, 0, 0, 0, 0, m);
+            add_warp(op.a + 3, m);
+            break;
+          case Choice::brightness: add(StepKind::brightness, factor); break;
+          case Choice::saturation: add(StepKind::saturation, factor); break;
+          case Choice::contrast: add(StepKind::contrast, factor); break;
+          case Choice::sharpness: add(StepKind::sharpness, factor); break;
+          case Choice::posterize: add(StepKind::posterize, float(1 << int(v))); break;
+          case Choice::solarize: add(StepKind::solarize, float(v)); break;
+          case Choice::autocontrast: add(StepKind::autocontrast); break;
+          case Choice::equalize: add(StepKind::equalize); break;
+          default: break;
+        }
+        break;
+      }
       case OpKind::erase:
         if (p[2] > 0 && p[3] > 0) {
           Step& s = add(StepKind::erase);

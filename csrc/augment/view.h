@@ -1,10 +1,12 @@
 // One view on one instruction set: resample, then pass after pass over an image that stays in the cache. A pass ends
-// where an operation needs the whole image (contrast: its mean; equalize: its histogram; blur and rotation: its
-// neighbours). Compiled without contraction, and sums have one order: all instruction sets give the same bits.
+// where an operation needs the whole image (contrast: its mean; equalize: its histogram; autocontrast: its
+// extremes; blur, sharpness and warps: its neighbours). Compiled without contraction, and sums have one order: all
+// instruction sets give the same bits.
 #pragma once
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "batch.h"
 #include "color.h"
@@ -15,6 +17,7 @@ namespace fastssl {
 namespace FASTSSL_ISA {
 
 using F = Vec<float>;
+using I = IVec<float>;
 constexpr int64_t kL = kWidth<float>;
 constexpr int64_t kStep = 16;  // rows of an image are padded to it; sums have this many lanes
 
@@ -221,6 +224,15 @@ FASTSSL_INLINE void each_color(const Row& row, Change&& change) {
     store(blue + x, b);
   }
 }
+// byte_of every value of a row.
+template <class Visit>
+FASTSSL_INLINE void each_byte(const float* at, int64_t width, Visit&& visit) {
+  for (int64_t x = 0; x < width; x += kL) {
+    const I bytes = __builtin_convertvector(floor_of(clamp01(load(at + x)) * 255.999f), I);
+    const int64_t n = std::min(kL, width - x);
+    for (int64_t i = 0; i < n; ++i) visit(x + i, bytes[i]);
+  }
+}
 #define FASTSSL_LAMBDA __attribute__((always_inline))
 inline void apply(const Step& s, const Row& row) {
   const float a = s.a;
@@ -236,6 +248,12 @@ inline void apply(const Step& s, const Row& row) {
     case StepKind::gray: each_color(row, [](F& r, F& g, F& b) FASTSSL_LAMBDA { grayscale(r, g, b); }); break;
     case StepKind::solarize: each_value(row, [a](F v, int64_t) FASTSSL_LAMBDA { return solarized(v, a); }); break;
     case StepKind::posterize: each_value(row, [a](F v, int64_t) FASTSSL_LAMBDA { return posterized(v, a); }); break;
+    case StepKind::invert: each_value(row, [](F v, int64_t) FASTSSL_LAMBDA { return 1.f - v; }); break;
+    case StepKind::autocontrast: {
+      const float *lows = s.means, *spans = s.spans;
+      each_value(row, [lows, spans](F v, int64_t c) FASTSSL_LAMBDA { return stretched(v, lows[c], spans[c]); });
+      break;
+    }
     case StepKind::project: each_color(row, [](F& r, F& g, F& b) FASTSSL_LAMBDA { project(r, g, b); }); break;
     case StepKind::erase:
       if (row.y >= s.box[0] && row.y < s.box[0] + s.box[2])
@@ -244,8 +262,8 @@ inline void apply(const Step& s, const Row& row) {
       break;
     case StepKind::lookup:
       for (int64_t c = 0; c < row.channels; ++c)
-        for (int64_t x = 0; x < row.width; ++x)
-          row.channel(c)[x] = s.levels[256 * c + int64_t(byte_of(row.channel(c)[x]))];
+        each_byte(row.channel(c), row.width,
+                  [&](int64_t x, int32_t byte) FASTSSL_LAMBDA { row.channel(c)[x] = s.levels[256 * c + byte]; });
       break;
     default: break;
   }
@@ -283,6 +301,30 @@ inline void add_sums(const Row& row, std::vector<double>& sums) {
   for (int64_t c = 0; c < row.channels; ++c) {
     const float* at = row.channel(c);
     sums[size_t(c)] += row_sum(row, [at](int64_t x) __attribute__((always_inline)) { return load(at + x); });
+  }
+}
+
+// What autocontrast needs of it: the smallest and the largest value of each channel.
+inline void add_extremes(const Row& row, std::vector<float>& lows, std::vector<float>& highs) {
+  for (int64_t c = 0; c < row.channels; ++c) {
+    const float* at = row.channel(c);
+    F low = F{} + lows[size_t(c)], high = F{} + highs[size_t(c)];
+    int64_t x = 0;
+    for (; x + kL <= row.width; x += kL) {
+      low = smaller(load(at + x), low);
+      high = larger(load(at + x), high);
+    }
+    float least = low[0], most = high[0];
+    for (int64_t i = 1; i < kL; ++i) {
+      least = std::min(least, low[i]);
+      most = std::max(most, high[i]);
+    }
+    for (; x < row.width; ++x) {
+      least = std::min(least, at[x]);
+      most = std::max(most, at[x]);
+    }
+    lows[size_t(c)] = least;
+    highs[size_t(c)] = most;
   }
 }
 
@@ -353,44 +395,89 @@ inline void blur(const Canvas& image, const Step& s, ViewScratch& scratch) {
   }
 }
 
-// Turned about the middle, bilinear, mirrored at the edges.
-inline void rotate(const Canvas& image, double degrees, ViewScratch& scratch) {
-  const int64_t width = image.width, height = image.height;
-  const float cosine = float(std::cos(degrees * 3.14159265358979323846 / 180));
-  const float sine = float(std::sin(degrees * 3.14159265358979323846 / 180));
-  const float mx = float(width - 1) / 2, my = float(height - 1) / 2;
-  scratch.plane.resize(size_t(image.stride * image.height));
-  const auto inside = [](float v, int64_t n) {
-    const float low = -0.5f, span = float(n);
-    float t = v - low;
-    t = std::fabs(t);
-    const float turns = std::floor(t / span);
-    t -= turns * span;
-    if (int64_t(turns) % 2 == 1) t = span - t;
-    return std::min(std::max(t + low, 0.f), float(n - 1));
-  };
-  for (int64_t c = 0; c < image.channels; ++c) {
-    for (int64_t y = 0; y < height; ++y)
-      std::memcpy(scratch.plane.data() + y * width, image.row(c, y), sizeof(float) * size_t(width));
-    const float* from = scratch.plane.data();
-    for (int64_t y = 0; y < height; ++y) {
-      float* to = image.row(c, y);
-      for (int64_t x = 0; x < width; ++x) {
-        const float dx = float(x) - mx, dy = float(y) - my;
-        const float sx = inside(cosine * dx - sine * dy + mx, width), sy = inside(sine * dx + cosine * dy + my, height);
-        const int64_t x0 = int64_t(sx), y0 = int64_t(sy), x1 = std::min(x0 + 1, width - 1),
-                      y1 = std::min(y0 + 1, height - 1);
-        const float fx = sx - float(x0), fy = sy - float(y0);
-        const float upper = from[y0 * width + x0] * (1 - fx) + from[y0 * width + x1] * fx;
-        const float lower = from[y1 * width + x0] * (1 - fx) + from[y1 * width + x1] * fx;
-        to[x] = upper * (1 - fy) + lower * fy;
+// A copy of the image; a vector before and behind it may be read.
+inline Canvas copied(const Canvas& image, ViewScratch& scratch) {
+  const int64_t plane = image.stride * image.height;
+  scratch.plane.resize(size_t(image.channels * plane + 2 * kL));
+  float* data = scratch.plane.data() + kL;
+  for (int64_t c = 0; c < image.channels; ++c)
+    std::memcpy(data + c * plane, image.row(c, 0), sizeof(float) * size_t(plane));
+  return {data, image.channels, image.height, image.width, image.stride, plane};
+}
+
+inline void warp(const Canvas& image, const Step& s, ViewScratch& scratch) {
+  const int64_t width = image.width, height = image.height, stride = image.stride;
+  const Canvas from = copied(image, scratch);
+  F lanes;
+  for (int64_t i = 0; i < kL; ++i) lanes[i] = float(i);
+  for (int64_t y = 0; y < height; ++y)
+    for (int64_t x = 0; x < width; x += kL) {
+      F sx, sy;
+      warped_place(s.warp, lanes + float(x), y, width, height, sx, sy);
+      const F left = floor_of(sx), top = floor_of(sy), fx = sx - left, fy = sy - top;
+      const I x0 = __builtin_convertvector(left, I), y0 = __builtin_convertvector(top, I);
+      const int32_t w = int32_t(width), h = int32_t(height), more = s.warp.nearest || s.warp.mirrored ? 0 : 1;
+      const I in = (x0 >= 0) & (y0 >= 0) & (x0 < w - more) & (y0 < h - more);
+      const I out = (x0 < -more) | (y0 < -more) | (x0 >= w) | (y0 >= h);
+      const I one_right = (x0 + 1 < w) & 1, one_below = (y0 + 1 < h) & 1;
+      int64_t first[kL], right[kL], below[kL];
+      bool inside = true, outside = true;
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kL; ++i) {
+        inside &= in[i] != 0;
+        outside &= out[i] != 0;
+        first[i] = y0[i] * stride + x0[i];
+        right[i] = one_right[i];
+        below[i] = one_below[i] * stride;
+      }
+      for (int64_t c = 0; c < image.channels; ++c) {
+        const float* plane = from.row(c, 0);
+        float* to = image.row(c, y) + x;
+        if (!inside) {
+          const float fill = s.fill[image.channels == 3 ? c : 0];
+          if (outside) store(to, F{} + fill);
+          for (int64_t i = 0; !outside && i < std::min(kL, width - x); ++i)
+            to[i] = warped_value(WarpedPixel(s.warp, sx[i], sy[i], width, height), plane, stride, width, height, fill);
+          continue;
+        }
+        F corner[4];
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < kL; ++i) corner[0][i] = plane[first[i]];
+        if (s.warp.nearest) {
+          store(to, corner[0]);
+          continue;
+        }
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < kL; ++i) {
+          corner[1][i] = plane[first[i] + right[i]];
+          corner[2][i] = plane[first[i] + below[i]];
+          corner[3][i] = plane[first[i] + below[i] + right[i]];
+        }
+        store(to,
+              (corner[0] * (1.f - fx) + corner[1] * fx) * (1.f - fy) + (corner[2] * (1.f - fx) + corner[3] * fx) * fy);
       }
     }
-  }
+}
+
+// But for the pixels at the edges, as torchvision.
+inline void sharpen(const Canvas& image, float factor, ViewScratch& scratch) {
+  const int64_t width = image.width, height = image.height;
+  if (width < 3 || height < 3) return;
+  const Canvas from = copied(image, scratch);
+  const auto three = [](const float* at)
+                         __attribute__((always_inline)) { return (load(at - 1) + load(at)) + load(at + 1); };
+  for (int64_t c = 0; c < image.channels; ++c)
+    for (int64_t y = 1; y < height - 1; ++y) {
+      const float *here = from.row(c, y), *above = here - image.stride, *below = here + image.stride;
+      float* to = image.row(c, y);
+      for (int64_t x = 0; x < image.stride; x += kL)
+        store(to + x, sharpened(load(here + x), three(above + x), three(here + x), three(below + x), factor));
+      to[0] = here[0];
+      to[width - 1] = here[width - 1];
+    }
 }
 
 // Halves as the low 16 bits of each lane; V is a vector of int32 or one.
-using I = IVec<float>;
 FASTSSL_INLINE I bits_of(F x) { return (I)x; }
 FASTSSL_INLINE I bf16_of(F x) {
   const I bits = bits_of(x);
@@ -491,10 +578,13 @@ inline void make_view(const ViewTask& task, ViewScratch& scratch) {
   const Writer write{task.out};
   size_t next = 0;  // the first step that is still to do
   std::vector<double> sums;
-  std::vector<float> means(static_cast<size_t>(channels)), levels;
+  std::vector<float> means(static_cast<size_t>(channels)), spans(means), levels;
+  std::vector<float> lows, highs;
   std::vector<int64_t> counts;  // [channels][256]
   const auto forget = [&] {
     sums.assign(size_t(channels), 0);
+    lows.assign(size_t(channels), std::numeric_limits<float>::infinity());
+    highs.assign(size_t(channels), -std::numeric_limits<float>::infinity());
     std::fill(counts.begin(), counts.end(), 0);
   };
   const auto finish_row = [&](const Row& row) {
@@ -504,10 +594,14 @@ inline void make_view(const ViewTask& task, ViewScratch& scratch) {
       write(row);
     } else if (steps[k].kind == StepKind::contrast) {
       add_sums(row, sums);
+    } else if (steps[k].kind == StepKind::autocontrast) {
+      add_extremes(row, lows, highs);
     } else if (steps[k].kind == StepKind::equalize) {
       counts.resize(size_t(channels * 256));
       for (int64_t c = 0; c < channels; ++c)
-        for (int64_t x = 0; x < width; ++x) ++counts[size_t(256 * c + int64_t(byte_of(row.channel(c)[x])))];
+        each_byte(row.channel(c), width,
+                  [&, to = counts.data() + 256 * c](int64_t, int32_t byte)
+                      __attribute__((always_inline)) { ++to[byte]; });
     }
   };
   const auto row_of = [&](int64_t at, int64_t y) {
@@ -523,8 +617,10 @@ inline void make_view(const ViewTask& task, ViewScratch& scratch) {
     while (next < steps.size() && !needs_image(steps[next].kind)) ++next;
     if (next == steps.size()) return;
     Step& s = steps[next];
-    if (s.kind == StepKind::blur || s.kind == StepKind::rotate) {
-      s.kind == StepKind::blur ? blur(image, s, scratch) : rotate(image, s.sigma, scratch);
+    if (needs_neighbours(s.kind)) {
+      if (s.kind == StepKind::blur) blur(image, s, scratch);
+      if (s.kind == StepKind::sharpness) sharpen(image, s.a, scratch);
+      if (s.kind == StepKind::warp) warp(image, s, scratch);
       ++next;
       forget();
       for (int64_t y = 0; y < height; ++y) finish_row(row_of(y, y));
@@ -536,6 +632,11 @@ inline void make_view(const ViewTask& task, ViewScratch& scratch) {
       for (int64_t c = 0; c < channels; ++c)
         means[size_t(c)] = float(sums[channels == 3 ? 0 : size_t(c)] / double(height * width));
       done.means = means.data();
+    } else if (s.kind == StepKind::autocontrast) {
+      means = lows;
+      for (size_t c = 0; c < lows.size(); ++c) spans[c] = highs[c] - lows[c];
+      done.means = means.data();
+      done.spans = spans.data();
     } else {
       levels.resize(size_t(channels * 256));
       for (int64_t c = 0; c < channels; ++c)

@@ -47,6 +47,8 @@ Program program_of(const Doubles& rows) {
       throw std::invalid_argument("program: the size of a blur must be odd");
     if (op.kind == OpKind::posterize && !(op.a[1] >= 0 && op.a[1] <= 8))
       throw std::invalid_argument("program: bits must be 0 to 8");
+    if (op.kind == OpKind::automatic && !(op.a[2] >= 2 && op.a[1] < op.a[2]))
+      throw std::invalid_argument("program: expected at least two magnitudes, and one of them");
     if (op.kind == OpKind::tile && !(op.a[0] >= 1)) throw std::invalid_argument("program: an empty grid");
   }
   return p;
@@ -214,6 +216,7 @@ py::tuple tasks(const Doubles& program_rows, const Integers& layout, const Doubl
       s.taps = steps[q].taps;
       std::copy(steps[q].box, steps[q].box + 4, s.box);
       std::copy(steps[q].fill, steps[q].fill + 3, s.fill);
+      s.warp = steps[q].warp;
     }
     taps = std::max({taps, task.rows.most_taps(), task.columns.most_taps()});
     widest = std::max(widest, task.columns.length);

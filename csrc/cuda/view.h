@@ -19,6 +19,7 @@ struct PlainStep {
   double sigma;
   int64_t taps, box[4];
   float fill[3];
+  Warp warp;
 };
 
 // Plain bytes: made on the host, read by the block.
@@ -61,7 +62,7 @@ struct ViewMemory {
     take(memory, blur, kBlurTaps);
     take(memory, middle, p.height * p.widest * 3);
     take(memory, image, 3 * p.height * p.width);
-    take(memory, plane, 3 * p.height * p.width);
+    take(memory, plane, 3 * p.height * (p.width > 2 ? p.width : 2));
   }
 
  private:
@@ -97,6 +98,10 @@ FASTSSL_DEVICE void change(const PlainStep& s, float mean, const float* table, i
     case StepKind::gray: grayscale(c[0], c[1], c[2]); break;
     case StepKind::solarize: each([&](float v, int) { return solarized(v, s.a); }); break;
     case StepKind::posterize: each([&](float v, int) { return posterized(v, s.a); }); break;
+    case StepKind::invert: each([&](float v, int) { return 1.f - v; }); break;
+    case StepKind::autocontrast:
+      each([&](float v, int k) { return stretched(v, table[2 * k], table[2 * k + 1]); });
+      break;
     case StepKind::project: project(c[0], c[1], c[2]); break;
     case StepKind::erase:
       if (y >= s.box[0] && y < s.box[0] + s.box[2] && x >= s.box[1] && x < s.box[1] + s.box[3])
@@ -105,17 +110,6 @@ FASTSSL_DEVICE void change(const PlainStep& s, float mean, const float* table, i
     case StepKind::equalize: each([&](float v, int k) { return table[k * 256 + int(byte_of(v))]; }); break;
     default: break;
   }
-}
-
-FASTSSL_DEVICE float mirrored(float v, int64_t n) {
-  const float low = -0.5f, span = float(n);
-  float t = fabsf(v - low);
-  const float turns = floorf(t / span);
-  t -= turns * span;
-  if (int64_t(turns) % 2 == 1) t = span - t;
-  t += low;
-  t = t > 0.f ? t : 0.f;
-  return t < float(n - 1) ? t : float(n - 1);
 }
 
 FASTSSL_DEVICE void write_view(const ViewsProblem& p, int64_t view, int64_t y, int64_t x, const float* c) {
@@ -223,6 +217,46 @@ FASTSSL_DEVICE void make_view(const Block& block, const ViewsProblem& p) {
       block.phase([&](int thread) {
         if (thread < 3) equalizing(w.count + thread * 256, pixels, w.table + thread * 256);
       });
+    } else if (s.kind == StepKind::autocontrast) {
+      // The smallest and largest value of each row, then of each channel, and its span.
+      block.phase([&](int thread) {
+        for (int64_t q = thread; q < 3 * height; q += block.threads) {
+          const float* at = w.image + q * width;
+          float low = at[0], high = at[0];
+          for (int64_t x = 1; x < width; ++x) {
+            low = smaller(at[x], low);
+            high = larger(at[x], high);
+          }
+          w.plane[2 * q] = low;
+          w.plane[2 * q + 1] = high;
+        }
+      });
+      block.phase([&](int thread) {
+        if (thread >= 3) return;
+        const float* at = w.plane + 2 * thread * height;
+        float low = at[0], high = at[1];
+        for (int64_t y = 1; y < height; ++y) {
+          low = smaller(at[2 * y], low);
+          high = larger(at[2 * y + 1], high);
+        }
+        w.table[2 * thread] = low;
+        w.table[2 * thread + 1] = high - low;
+      });
+    } else if (s.kind == StepKind::sharpness) {
+      block.phase([&](int thread) {
+        for (int64_t q = thread; q < 3 * pixels; q += block.threads) w.plane[q] = w.image[q];
+      });
+      block.phase([&](int thread) {
+        const auto three = [&](const float* at) { return (at[-1] + at[0]) + at[1]; };
+        for (int64_t q = thread; q < 3 * pixels; q += block.threads) {
+          const int64_t x = q % width, y = q % pixels / width;
+          if (x == 0 || y == 0 || x == width - 1 || y == height - 1) continue;
+          const float* at = w.plane + q;
+          w.image[q] = sharpened(at[0], three(at - width), three(at), three(at + width), s.a);
+        }
+      });
+      ++next;
+      done = false;
     } else if (s.kind == StepKind::blur) {
       const int64_t radius = blur_radius(s.taps, s.sigma), taps = 2 * radius + 1;
       block.phase([&](int thread) {
@@ -252,27 +286,17 @@ FASTSSL_DEVICE void make_view(const Block& block, const ViewsProblem& p) {
       });
       ++next;
       done = false;
-    } else {  // rotate: turned about the middle, bilinear, mirrored at the edges
+    } else {  // warp
       block.phase([&](int thread) {
         for (int64_t q = thread; q < 3 * pixels; q += block.threads) w.plane[q] = w.image[q];
       });
       block.phase([&](int thread) {
-        const float cosine = float(cos(s.sigma * 3.14159265358979323846 / 180));
-        const float sine = float(sin(s.sigma * 3.14159265358979323846 / 180));
-        const float mx = float(width - 1) / 2, my = float(height - 1) / 2;
         for (int64_t q = thread; q < pixels; q += block.threads) {
-          const float dx = float(q % width) - mx, dy = float(q / width) - my;
-          const float sx = mirrored(cosine * dx - sine * dy + mx, width);
-          const float sy = mirrored(sine * dx + cosine * dy + my, height);
-          const int64_t x0 = int64_t(sx), y0 = int64_t(sy);
-          const int64_t x1 = x0 + 1 < width ? x0 + 1 : width - 1, y1 = y0 + 1 < height ? y0 + 1 : height - 1;
-          const float fx = sx - float(x0), fy = sy - float(y0);
-          for (int64_t c = 0; c < 3; ++c) {
-            const float* from = w.plane + c * pixels;
-            const float upper = from[y0 * width + x0] * (1 - fx) + from[y0 * width + x1] * fx;
-            const float lower = from[y1 * width + x0] * (1 - fx) + from[y1 * width + x1] * fx;
-            w.image[c * pixels + q] = upper * (1 - fy) + lower * fy;
-          }
+          float sx, sy;
+          warped_place(s.warp, float(q % width), q / width, width, height, sx, sy);
+          const WarpedPixel pixel(s.warp, sx, sy, width, height);
+          for (int64_t c = 0; c < 3; ++c)
+            w.image[c * pixels + q] = warped_value(pixel, w.plane + c * pixels, width, width, height, s.fill[c]);
         }
       });
       ++next;

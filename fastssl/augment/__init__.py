@@ -2,6 +2,7 @@
 
 from fastssl._docs import complete
 from fastssl.augment import _docs
+from fastssl.augment.automatic import RandAugment, TrivialAugmentWide
 from fastssl.augment.convert import to_float
 from fastssl.augment.ops import (
     IMAGENET,
@@ -10,14 +11,16 @@ from fastssl.augment.ops import (
     ColorProjection,
     GaussianBlur,
     Normalize,
+    RandomAdjustSharpness,
+    RandomAutocontrast,
     RandomCrop,
     RandomEqualize,
     RandomErasing,
     RandomGrayscale,
     RandomHorizontalFlip,
+    RandomInvert,
     RandomPosterize,
     RandomResizedCrop,
-    RandomRotation,
     RandomSolarize,
     RandomVerticalFlip,
     Resize,
@@ -47,6 +50,7 @@ from fastssl.augment.policies import (
 from fastssl.augment.program import Augment, Params, Views, uniform
 from fastssl.augment.saved import as_views
 from fastssl.augment.torchvision import from_torchvision
+from fastssl.augment.warps import RandomAffine, RandomPerspective, RandomRotation
 
 __all__ = [
     "HALF",
@@ -71,11 +75,17 @@ __all__ = [
     "MoCoV3Augment",
     "Normalize",
     "Params",
+    "RandAugment",
+    "RandomAdjustSharpness",
+    "RandomAffine",
+    "RandomAutocontrast",
     "RandomCrop",
     "RandomEqualize",
     "RandomErasing",
     "RandomGrayscale",
     "RandomHorizontalFlip",
+    "RandomInvert",
+    "RandomPerspective",
     "RandomPosterize",
     "RandomResizedCrop",
     "RandomRotation",
@@ -86,6 +96,7 @@ __all__ = [
     "RotNetAugment",
     "SimCLRAugment",
     "Tile",
+    "TrivialAugmentWide",
     "VICRegAugment",
     "Views",
     "as_views",

@@ -29,6 +29,8 @@ _CALLS = {  # where defaults do not fit the example's images of 48 x 48 pixels
     "GaussianBlur": "5",
     "JigsawAugment": "12, cell=14, resize=44",
     "RandomCrop": "32",
+    "RandomAdjustSharpness": "2.0",
+    "RandomAffine": "15.0, translate=(0.1, 0.1), scale=(0.9, 1.1)",
     "RandomRotation": "15.0",
     "RandomResizedCrop": "32",
     "Resize": "32",
@@ -41,7 +43,7 @@ _CROPS = ("CenterCrop", "RandomCrop", "RandomResizedCrop", "Resize")
 def example(augmentation: type) -> str:
     """The docstring example of a policy, or of a program with an operation."""
     name = augmentation.__name__
-    policy = name.endswith("Augment")
+    policy = name.endswith("Augment") and name != "RandAugment"
     call = f"{name}({_CALLS.get(name, '32' if policy else '')})"
     if policy:
         imported, made = name, call

@@ -76,6 +76,15 @@ class Operation:
         """Whether all views of an image share one draw."""
         return False
 
+    @property
+    def repeats(self) -> int:
+        """How many times it is applied, with a draw each."""
+        return 1
+
+    def color(self) -> list[float]:
+        """What it fills three channels with."""
+        return []
+
     def window(self, before: tuple[int, int] | None) -> tuple[int, int] | None:
         """Height and width of the output, if the operation determines it."""
         return before
@@ -471,30 +480,6 @@ class RandomErasing(Operation):
 
 
 @dataclass(frozen=True, repr=False)
-class RandomRotation(Operation):
-    """Rotates about the centre by a random angle, bilinear, with reflected borders.
-
-    Args:
-        degrees: maximum angle either way, or a range.
-        p: probability of application.
-    """
-
-    degrees: float | Range
-    p: float = 1.0
-
-    kind = 11
-    columns = ("degrees",)
-
-    def check(self) -> None:
-        _probability("p", self.p)
-        self.arguments()
-
-    def arguments(self) -> list[float]:
-        turn = (-self.degrees, self.degrees) if isinstance(self.degrees, (int, float)) else self.degrees
-        return [self.p, *_range("degrees", turn, -360.0, 360.0)]
-
-
-@dataclass(frozen=True, repr=False)
 class ColorProjection(_WithProbability):
     """Projects out the green - magenta axis, along which chromatic aberration reveals the position of a patch
     (Doersch et al. 2015)."""
@@ -502,6 +487,44 @@ class ColorProjection(_WithProbability):
     p: float = 1.0
 
     kind = 12
+
+
+@dataclass(frozen=True, repr=False)
+class RandomAdjustSharpness(Operation):
+    """Moves every pixel away from the mean of its 3 x 3 neighbourhood, whose middle has five times the weight, with
+    probability ``p``: mean + f (x - mean). Pixels at the edges stay as they are.
+
+    Args:
+        sharpness_factor: the factor f: 0 blurs, 1 changes nothing, 2 sharpens.
+        p: probability of application.
+    """
+
+    sharpness_factor: float
+    p: float = 0.5
+
+    kind = 15
+    columns = ("on",)
+
+    def check(self) -> None:
+        _probability("p", self.p)
+        _range("sharpness_factor", (self.sharpness_factor,) * 2, 0.0, 1e6)
+
+    def arguments(self) -> list[float]:
+        return [self.p, self.sharpness_factor]
+
+
+@dataclass(frozen=True, repr=False)
+class RandomAutocontrast(_WithProbability):
+    """Stretches the values of every channel to [0, 1] with probability ``p``; a channel of one value stays as it is."""
+
+    kind = 16
+
+
+@dataclass(frozen=True, repr=False)
+class RandomInvert(_WithProbability):
+    """Inverts all values, x -> 1 - x, with probability ``p``."""
+
+    kind = 17
 
 
 @dataclass(frozen=True, repr=False)

@@ -20,13 +20,13 @@ from fastssl.augment.ops import (
     RandomGrayscale,
     RandomHorizontalFlip,
     RandomResizedCrop,
-    RandomRotation,
     RandomSolarize,
     Tile,
     height_and_width,
     square,
 )
 from fastssl.augment.program import Augment, Views
+from fastssl.augment.warps import RandomRotation
 
 HALF = Normalize(0.5, 0.5)  # to [-1, 1]
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastssl._options import integer
+from fastssl.augment.automatic import CHOICES
 from fastssl.augment.images import ImageBatch, read_images
 from fastssl.augment.ops import ColorJitter, Normalize, Operation, RandomErasing
 from fastssl.ops import augment as kernels
@@ -65,8 +66,8 @@ class Augment(nn.Module):
     """One view of every image, by a program of operations that is fused into one pass.
 
     Args:
-        operations: the operations, in order: a crop, flips and rotations, colour operations, and optionally
-            :class:`Normalize`.
+        operations: the operations, in order: a crop, flips, then rotations and operations on colours in any
+            order, and optionally :class:`Normalize`.
         dtype: dtype of the views: float32, bfloat16 or float16.
         channels_last: views in channels_last memory format.
         channels: number of channels. With 3, grey images are repeated, and alpha is dropped. With 1, RGB images are
@@ -130,15 +131,17 @@ class Augment(nn.Module):
             steps.append(op)
         if size is None:
             raise ValueError("operations: expected a crop, which determines the size of the views")
-        if len(steps) > 32:
-            raise ValueError(f"operations: expected at most 32, got {len(steps)}")
+        rows = [op for op in steps for _ in range(op.repeats)]
+        if len(rows) > 32:
+            raise ValueError(f"operations: expected at most 32, got {len(rows)}")
         if dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {DTYPES}, got {dtype}")
         self.operations = tuple(steps)
         self.normalize = normalize
         for op in steps:
-            if channels != 3 and isinstance(op, RandomErasing) and len({*op.color()}) > 1:
-                raise ValueError(f"value: expected one number for {channels} channels, got {op}")
+            if channels != 3 and len({*op.color()}) > 1:
+                name = "value" if isinstance(op, RandomErasing) else "fill"
+                raise ValueError(f"{name}: expected one number for {channels} channels, got {op}")
         self.dtype, self.channels_last, self.channels = dtype, channels_last, channels
         self.size = size
         mean, std = [0.0] * channels, [1.0] * channels
@@ -146,14 +149,14 @@ class Augment(nn.Module):
             mean, std = normalize.means(channels), normalize.stds(channels)
         self._least = steps[0].least()
         self._output = kernels.Output(*size, dtype, channels_last, tuple(mean), tuple(std))
-        self._program = np.zeros((len(steps), kernels.ROW))
+        self._program = np.zeros((len(rows), kernels.ROW))
         names: list[str] = []
-        for k, op in enumerate(steps):
+        for k, op in enumerate(rows):
             arguments = op.arguments()
             self._program[k, :2] = op.kind, op.shared
             self._program[k, 2 : 2 + len(arguments)] = arguments
             name = type(op).__name__
-            count = sum(type(other) is type(op) for other in steps[:k])
+            count = sum(type(other) is type(op) for other in rows[:k])
             names += [f"{name}{count + 1 if count else ''}.{column}" for column in op.columns]
         self.columns = tuple(names)
 
@@ -242,6 +245,8 @@ class Augment(nn.Module):
         program[program[:, 0] == ColorJitter.kind, 7:11] = 1, 1, 0, 0  # neither saturation nor hue is asked for
         for part, nothing in (("saturation", 1), ("hue", 0), ("RandomGrayscale", 0), ("ColorProjection", 0)):
             values[:, [part in name for name in self.columns]] = nothing
+        for k in [k for k, name in enumerate(self.columns) if name.endswith(".operation")]:
+            values[values[:, k] == CHOICES.index("saturation"), k] = CHOICES.index("identity")
         planes = []
         for k, plane in enumerate(batch.planes(self.channels)):
             mean, std = ((numbers[k],) * 3 for numbers in (self._output.mean, self._output.std))

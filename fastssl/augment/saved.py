@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from fastssl.augment import ops
+from fastssl.augment import automatic, ops, warps
 from fastssl.augment.policies import POLICIES, policy
 from fastssl.augment.program import Augment, Views
 from fastssl.augment.torchvision import from_torchvision
 
 Json = list[dict[str, Any]]
+OPERATIONS = {**vars(automatic), **vars(warps), **vars(ops)}
 DEFAULT_NAME = "transform"  # of what a file defines
 
 
@@ -23,7 +24,7 @@ def to_json(views: Any) -> Json | None:
     with operations of one."""
     if not isinstance(views, Views) or type(views).forward is not Views.forward:
         return None
-    if any(getattr(ops, type(op).__name__, None) is not type(op) for program in views.programs for op in program.steps):
+    if any(OPERATIONS.get(type(op).__name__) is not type(op) for program in views.programs for op in program.steps):
         return None
     return [
         {
@@ -46,7 +47,7 @@ def _program(given: dict[str, Any]) -> Augment:
     operations = []
     for one in given["operations"]:
         values = {key: tuple(v) if isinstance(v, list) else v for key, v in one.items() if key != "name"}
-        operations.append(getattr(ops, one["name"])(**values))
+        operations.append(OPERATIONS[one["name"]](**values))
     dtype = getattr(torch, given["dtype"])
     return Augment(operations, dtype=dtype, channels_last=given["channels_last"], channels=given["channels"])
 

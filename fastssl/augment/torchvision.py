@@ -11,17 +11,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastssl.augment.automatic import RandAugment, TrivialAugmentWide
 from fastssl.augment.ops import (
     CenterCrop,
     ColorJitter,
     GaussianBlur,
     Normalize,
     Operation,
+    RandomAdjustSharpness,
+    RandomAutocontrast,
     RandomCrop,
     RandomEqualize,
     RandomErasing,
     RandomGrayscale,
     RandomHorizontalFlip,
+    RandomInvert,
     RandomPosterize,
     RandomResizedCrop,
     RandomSolarize,
@@ -29,6 +33,7 @@ from fastssl.augment.ops import (
     Resize,
 )
 from fastssl.augment.program import DTYPES, Augment, Views
+from fastssl.augment.warps import RandomAffine, RandomPerspective, RandomRotation, Warp
 
 Step = Operation | Normalize
 Rules = Mapping[type, Callable[[Any], Any]]
@@ -44,6 +49,10 @@ class _ToFloat:
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
+
+
+class _OneChannel:
+    """The conversion to one channel of grey."""
 
 
 class _Shorter:
@@ -160,11 +169,30 @@ def _program(
         )
     if dtype is None:
         dtype = floats[-1].dtype if floats else torch.float32
+    steps, grey = _grey(steps, place)
+    if grey:
+        if channels not in (None, 1):
+            raise ValueError(f"channels: expected 1 or None for Grayscale(1), got {channels}")
+        channels = 1
     if channels is None:
         means = [step.mean for step in steps if isinstance(step, Normalize) and isinstance(step.mean, tuple)]
         channels = len(means[0]) if means else 3
     operations = _ordered([step for step in steps if not isinstance(step, _ToFloat)], place)
     return Augment(operations, dtype=dtype, channels_last=channels_last, channels=channels)
+
+
+def _grey(steps: list[Any], place: str) -> tuple[list[Any], bool]:
+    """The steps without conversions to one channel, which a program makes before all others, and whether there are."""
+    colored: Any = None
+    for step in steps:
+        if isinstance(step, _OneChannel) and colored is not None:
+            raise ValueError(
+                f"{place}: expected Grayscale(1) before operations on colours, got it behind {colored}; give "
+                "Grayscale(3), or Grayscale(1) first"
+            )
+        if isinstance(step, Operation) and not step.geometric:
+            colored = step
+    return [s for s in steps if not isinstance(s, _OneChannel)], any(isinstance(s, _OneChannel) for s in steps)
 
 
 def _steps(transform: Any, rules: Rules, place: str) -> Iterable[Any]:
@@ -198,7 +226,7 @@ def _steps(transform: Any, rules: Rules, place: str) -> Iterable[Any]:
                 raise ValueError(f"{place}: {name}: {error}") from None
     if found is None:
         return
-    if isinstance(found, (Operation, Normalize, _ToFloat, _Shorter)):
+    if isinstance(found, (Operation, Normalize, _ToFloat, _Shorter, _OneChannel)):
         yield found
         return
     if not isinstance(found, (list, tuple)):
@@ -229,14 +257,29 @@ def _ordered(steps: list[Any], place: str) -> list[Step]:
     crops = [s for s in steps if isinstance(s, Operation) and s.crops]
     flips = [s for s in steps if isinstance(s, RandomHorizontalFlip)]
     if len(crops) != 1:
-        raise ValueError(f"{place}: expected one crop or resize, which determines the size of the views, got {crops}")
+        hint = ""
+        if len(crops) > 1 and isinstance(crops[0], Resize):
+            hint = (
+                "; RandomResizedCrop reads the whole image: leave the resize out"
+                if isinstance(crops[1], RandomResizedCrop)
+                else f"; before {type(crops[1]).__name__}, Resize(SIZE) of the shorter side is known"
+            )
+        raise ValueError(
+            f"{place}: expected one crop or resize, which determines the size of the views, got {crops}{hint}"
+        )
     first = steps.index(crops[0])
     before = [s for s in steps[:first] if not isinstance(s, RandomHorizontalFlip)]
     if before or (first and type(crops[0]) is CenterCrop):
-        raise ValueError(f"{place}: expected {crops[0]} as the first operation, got {steps[0]} before it")
+        wrong = (before or steps)[0]
+        hint = "; a program turns and moves what is cropped: put it behind the crop" if isinstance(wrong, Warp) else ""
+        raise ValueError(f"{place}: expected {crops[0]} as the first operation, got {wrong} before it{hint}")
     colors: list[Step] = []
     normalize: Normalize | None = None
     for step in steps:
+        if isinstance(step, RandomHorizontalFlip):
+            turned = next((s for s in colors if isinstance(s, Warp) and not s.symmetric), None)
+            if turned is not None:
+                raise ValueError(f"{place}: expected {step} before {turned}, which differs in a mirrored view")
         if step in crops or step in flips:
             continue
         if isinstance(step, Normalize):
@@ -362,10 +405,42 @@ def _jitter(t: Any) -> Operation:
     return ColorJitter(**given)
 
 
-def _gray(t: Any) -> Operation:
-    if t.num_output_channels != 3:
-        raise _Unknown("expected three channels; views of one: leave it out, and pass channels=1")
-    return RandomGrayscale(1.0)
+def _gray(t: Any) -> Any:
+    return RandomGrayscale(1.0) if t.num_output_channels == 3 else _OneChannel()
+
+
+def _outside(t: Any) -> dict[str, Any]:
+    """How a transform interpolates, and what it fills the outside with."""
+    name = str(getattr(t.interpolation, "value", t.interpolation))
+    if name not in ("nearest", "bilinear"):
+        raise _Unknown(f"expected nearest or bilinear interpolation, got {name}")
+    fill = next(iter(t.fill.values()), 0) if isinstance(t.fill, dict) else t.fill
+    color = [_threshold(v) for v in (fill if isinstance(fill, (list, tuple)) else [fill or 0])]
+    if len(color) not in (1, 3):
+        raise _Unknown(f"expected a fill of one number or three, got {t.fill!r}")
+    return {"interpolation": name, "fill": color[0] if len({*color}) == 1 else tuple(color)}
+
+
+def _about_the_centre(t: Any) -> None:
+    if t.center is not None:
+        raise _Unknown(f"expected center=None, got {t.center!r}")
+    if getattr(t, "expand", False):
+        raise _Unknown("expected expand=False: views have one size")
+
+
+def _rotation(t: Any) -> Operation:
+    _about_the_centre(t)
+    return RandomRotation(tuple(t.degrees), **_outside(t))
+
+
+def _affine(t: Any) -> Operation:
+    _about_the_centre(t)
+    translate, scale, shear = (None if v is None else tuple(v) for v in (t.translate, t.scale, t.shear))
+    return RandomAffine(tuple(t.degrees), translate, scale, shear, **_outside(t))
+
+
+def _rand_augment(t: Any) -> Any:
+    return RandAugment(t.num_ops, t.magnitude, t.num_magnitude_bins, **_outside(t)) if t.num_ops else None
 
 
 def _blur(t: Any) -> Operation:
@@ -427,14 +502,21 @@ TORCHVISION: dict[str, Callable[[Any], Any]] = {
     "Normalize": _normalize,
     "PILToTensor": _nothing,
     "RGB": _nothing,
+    "RandAugment": _rand_augment,
+    "RandomAdjustSharpness": lambda t: RandomAdjustSharpness(float(t.sharpness_factor), t.p),
+    "RandomAffine": _affine,
     "RandomApply": _parts,  # with a probability: _applied
+    "RandomAutocontrast": lambda t: RandomAutocontrast(t.p),
     "RandomCrop": _random_crop,
     "RandomEqualize": lambda t: RandomEqualize(t.p),
     "RandomErasing": _erasing,
     "RandomGrayscale": lambda t: RandomGrayscale(t.p),
     "RandomHorizontalFlip": lambda t: RandomHorizontalFlip(t.p),
+    "RandomInvert": lambda t: RandomInvert(t.p),
+    "RandomPerspective": lambda t: RandomPerspective(t.distortion_scale, t.p, **_outside(t)),
     "RandomPosterize": lambda t: RandomPosterize(t.p, t.bits),
     "RandomResizedCrop": _resized_crop,
+    "RandomRotation": _rotation,
     "RandomSolarize": lambda t: RandomSolarize(t.p, _threshold(t.threshold)),
     "RandomVerticalFlip": lambda t: RandomVerticalFlip(t.p),
     "Resize": _resize,
@@ -443,6 +525,7 @@ TORCHVISION: dict[str, Callable[[Any], Any]] = {
     "ToPILImage": _nothing,
     "ToPureTensor": _nothing,
     "ToTensor": _to_tensor,
+    "TrivialAugmentWide": lambda t: TrivialAugmentWide(t.num_magnitude_bins, **_outside(t)),
 }
 
 

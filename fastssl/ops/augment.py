@@ -1,6 +1,6 @@
 """Augmentation programs on both backends: drawing parameters, and making the views that they describe.
 
-A program is a float64 array [operations, 12]: kind, shared, ten arguments (``fastssl.augment.ops``).
+A program is a float64 array [operations, 18]: kind, shared, sixteen arguments (``fastssl.augment.ops``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fastssl.ops import extension
 from fastssl.ops.backend import resolve
 from fastssl.ops.reference import augment as reference
 
-ROW = 12  # numbers of an operation
+ROW = 18  # numbers of an operation
 
 
 def recycled(shape: Sequence[int], dtype: torch.dtype) -> Tensor:

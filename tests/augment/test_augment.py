@@ -27,11 +27,16 @@ from fastssl.augment import (
     JigsawAugment,
     Normalize,
     Params,
+    RandomAdjustSharpness,
+    RandomAffine,
+    RandomAutocontrast,
     RandomCrop,
     RandomEqualize,
     RandomErasing,
     RandomGrayscale,
     RandomHorizontalFlip,
+    RandomInvert,
+    RandomPerspective,
     RandomPosterize,
     RandomResizedCrop,
     RandomRotation,
@@ -41,6 +46,7 @@ from fastssl.augment import (
     RotNetAugment,
     SimCLRAugment,
     Tile,
+    TrivialAugmentWide,
     Views,
     policy,
     to_float,
@@ -137,7 +143,15 @@ OPERATIONS: list[Any] = [
     RandomEqualize(0.5),
     RandomErasing(0.8, value=0.5),
     RandomRotation(40, p=0.8),
+    RandomRotation(200, fill=(0.2, 0.5, 0.9)),
+    RandomAffine(30, (0.2, 0.1), (0.6, 1.5), (-20, 20, -9, 9), p=0.8),
+    RandomAffine((10, 20), shear=8, fill=None),
+    RandomPerspective(1.0, 0.8, fill=0.5),
+    RandomAdjustSharpness(3.0, 0.8),
+    RandomAutocontrast(0.7),
+    RandomInvert(0.5),
     ColorProjection(0.6),
+    TrivialAugmentWide(interpolation="bilinear"),
 ]
 
 
@@ -148,7 +162,8 @@ def test_kernels_agree_with_the_oracle(data: Any) -> None:
     mode = data.draw(st.sampled_from(["bilinear", "bicubic"]))
     steps: list[Any] = [RandomResizedCrop((height, width), scale=(0.01, 1.0), ratio=(0.2, 5.0), interpolation=mode)]
     steps += [RandomHorizontalFlip(), RandomVerticalFlip()][: data.draw(st.integers(0, 2))]
-    smooth = [op for op in OPERATIONS if not isinstance(op, (RandomPosterize, RandomEqualize))]
+    levels = (RandomPosterize, RandomEqualize, TrivialAugmentWide)
+    smooth = [op for op in OPERATIONS if not isinstance(op, levels)]
     steps += data.draw(st.lists(st.sampled_from(smooth), max_size=4))
     if data.draw(st.booleans()):
         steps.append(Normalize())

@@ -21,6 +21,9 @@ from fastssl.augment import (
     ColorProjection,
     GaussianBlur,
     Normalize,
+    RandomAdjustSharpness,
+    RandomAffine,
+    RandomAutocontrast,
     RandomErasing,
     RandomGrayscale,
     RandomHorizontalFlip,
@@ -75,6 +78,9 @@ OPERATIONS: list[Any] = [
     ColorJitter(contrast=(1.5, 1.5)),
     RandomErasing(0.8, value=0.5),
     RandomRotation(40, p=0.8),
+    RandomAffine(30, (0.2, 0.1), (0.6, 1.5), 20, p=0.8, fill=0.3),
+    RandomAdjustSharpness(3.0, 0.8),
+    RandomAutocontrast(0.7),
     ColorProjection(0.6),
 ]
 

@@ -14,6 +14,8 @@ from fastssl.augment import (
     POLICIES,
     Augment,
     Normalize,
+    RandAugment,
+    RandomAffine,
     RandomCrop,
     RandomResizedCrop,
     Views,
@@ -36,7 +38,10 @@ def test_json_keeps_every_policy(name: str) -> None:
 
 
 def test_json_keeps_dtype_layout_and_channels() -> None:
-    program = Augment([RandomCrop(20, resize=30, padding=2), Normalize(0.5, 0.2)], dtype=torch.bfloat16, channels=1)
+    moved = [RandomAffine(10, (0.1, 0.2), shear=(1, 2, 3, 4), fill=None), RandAugment(3, fill=0.5)]
+    program = Augment(
+        [RandomCrop(20, resize=30, padding=2), *moved, Normalize(0.5, 0.2)], dtype=torch.bfloat16, channels=1
+    )
     again = from_json(json.loads(json.dumps(to_json(Views([(2, program)])))))
     assert repr(again) == repr(Views([(2, program)]))
 

@@ -16,14 +16,19 @@ from fastssl.augment import (
     ColorJitter,
     GaussianBlur,
     Normalize,
+    RandAugment,
+    RandomAffine,
     RandomCrop,
     RandomErasing,
     RandomGrayscale,
     RandomHorizontalFlip,
+    RandomPerspective,
     RandomResizedCrop,
+    RandomRotation,
     RandomSolarize,
     RandomVerticalFlip,
     Resize,
+    TrivialAugmentWide,
     Views,
     from_torchvision,
 )
@@ -68,6 +73,11 @@ def jitter(**given: Any) -> Any:
 
 def erasing(**given: Any) -> Any:
     return made("RandomErasing", **{"p": 0.5, "scale": (0.02, 0.33), "ratio": (0.3, 3.3), "value": 0} | given)
+
+
+def rotation(**given: Any) -> Any:
+    usual = {"degrees": [-20, 20], "interpolation": "nearest", "expand": False, "center": None, "fill": 0}
+    return made("RandomRotation", **usual | given)
 
 
 def compose(*transforms: Any) -> Any:
@@ -117,9 +127,33 @@ def test_probabilities_multiply_and_none_is_left_out() -> None:
         RandomGrayscale(0.25),
     ]
     assert program(crop(), applied(0.5, applied(0.5, three)), FLOAT)[1:] == [RandomGrayscale(0.25)]
-    affine = made("RandomAffine")
+    affine = made("ElasticTransform")
     assert program(crop(), applied(0.0, affine, gray), made("RandomGrayscale", p=0), FLOAT)[1:] == []
     assert program(crop(), applied(1.0, gray, BLUR), FLOAT)[1:] == [RandomGrayscale(0.2), GaussianBlur(9)]
+
+
+def test_rotations_keep_their_interpolation_and_fill() -> None:
+    plain = RandomRotation((-20, 20), interpolation="nearest", fill=0.0)
+    assert program(crop(), rotation(), FLIP, FLOAT)[1:] == [RandomHorizontalFlip(0.5), plain]
+    assert program(crop(), applied(0.3, rotation(fill=[0, 51, 255])), FLOAT)[1:] == [
+        RandomRotation((-20, 20), 0.3, "nearest", (0.0, 0.2, 1.0))
+    ]
+    affine = {**vars(rotation()), "translate": (0.1, 0.2), "scale": None, "shear": [-5, 5]}
+    assert program(crop(), made("RandomAffine", **affine), FLOAT)[1:] == [
+        RandomAffine((-20, 20), (0.1, 0.2), None, (-5, 5), interpolation="nearest")
+    ]
+    some = {"num_ops": 3, "magnitude": 7, "num_magnitude_bins": 11, "interpolation": "nearest", "fill": None}
+    assert program(crop(), made("RandAugment", **some), FLOAT)[1:] == [RandAugment(3, 7, 11)]
+    assert program(crop(), made("RandAugment", **{**some, "num_ops": 0}), FLOAT)[1:] == []
+
+
+def test_one_channel_of_grey() -> None:
+    one = made("Grayscale", num_output_channels=1)
+    for steps in ((one, crop()), (crop(), FLIP, one)):
+        found = from_torchvision(compose(*steps, FLOAT, made("Normalize", mean=[0.5], std=[0.25])))
+        assert isinstance(found, Augment) and found.channels == 1
+    with pytest.raises(ValueError, match="expected 1 or None for Grayscale"):
+        from_torchvision(compose(one, crop(), FLOAT), channels=3)
 
 
 def test_flips_come_first_and_normalize_last() -> None:
@@ -159,7 +193,7 @@ def test_the_dtype_is_that_of_the_transform_or_the_given_one() -> None:
 @pytest.mark.parametrize(
     ("transforms", "message"),
     [
-        ([crop(), made("RandomAffine"), FLOAT], r"transform.transforms\[1\]: torchvision.*RandomAffine has no fused"),
+        ([crop(), made("RandomEqual"), FLOAT], r"transform.transforms\[1\]: torchvision.*RandomEqual has no fused"),
         (
             [padded([4, 2]), FLOAT],
             r"transforms\[0\]: RandomCrop: expected black padding of one width, got padding=\[4, 2",
@@ -190,7 +224,14 @@ def test_the_dtype_is_that_of_the_transform_or_the_given_one() -> None:
         ([crop(), applied(0.5, NORMALIZE), FLOAT], "expected one operation that has a probability"),
         ([crop(), made("GaussianBlur", kernel_size=(3, 5), sigma=(1, 1)), FLOAT], "square kernel"),
         ([crop(), FLOAT, erasing(value="random")], "'random'"),
-        ([crop(), made("Grayscale", num_output_channels=1), FLOAT], "channels=1"),
+        ([crop(), made("RandomInvert", p=1), made("Grayscale", num_output_channels=1), FLOAT], "Grayscale.1. first"),
+        ([crop(), rotation(center=[0, 0]), FLOAT], r"RandomRotation: expected center=None, got \[0, 0\]"),
+        ([crop(), rotation(expand=True), FLOAT], "expected expand=False"),
+        ([crop(), rotation(interpolation="bicubic"), FLOAT], "expected nearest or bilinear interpolation, got bicubic"),
+        ([crop(), rotation(degrees=[10, 20]), FLIP, FLOAT], "RandomHorizontalFlip.* before RandomRotation.*mirrored"),
+        ([rotation(), crop(), FLOAT], "put it behind the crop"),
+        ([resize((40, 40)), crop(), FLOAT], "RandomResizedCrop reads the whole image: leave the resize out"),
+        ([resize((40, 40)), padded(), FLOAT], r"before RandomCrop, Resize\(SIZE\) of the shorter"),
         ([crop(), made("RandomOrder", transforms=[BLUR]), FLOAT], "RandomOrder has no fused equivalent"),
         (
             [crop(), made("GaussianBlur", "__main__", sigma=(1, 2)), FLOAT],
@@ -234,7 +275,7 @@ def test_several_views() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
     assert [tuple(view.shape) for view in views(image)] == [(3, 32, 32), (3, 32, 32), (3, 16, 16)]
     with pytest.raises(ValueError, match=r"transforms\[1\].transforms\[0\]: torchvision"):
-        from_torchvision([large, compose(made("RandomAffine"))])
+        from_torchvision([large, compose(made("ElasticTransform"))])
 
 
 def test_classes_of_ones_own_that_make_several_views() -> None:
@@ -362,10 +403,48 @@ def test_the_same_views_as_torchvision() -> None:
         [*start, v2.Grayscale(3), v2.RandomVerticalFlip(1.0)],
         [*start, v2.RandomApply([v2.GaussianBlur(9, (1.3, 1.3))], p=1.0), normalize],
         [*start, v2.RandomSolarize(0.5, p=1.0)],
+        [*start, v2.RandomRotation((25, 25))],
+        [*start, v2.RandomRotation((25, 25), InterpolationMode.BILINEAR, fill=0.4)],
+        [*start, v2.RandomAffine((-9, -9), scale=(0.7, 0.7), shear=(5, 5, 8, 8))],
+        [*start, v2.RandomAdjustSharpness(3, 1.0), v2.RandomAutocontrast(1.0), v2.RandomInvert(1.0)],
     ):
         transform = v2.Compose([floats, *steps])
         found = from_torchvision(transform)(image.numpy())
         assert (found - transform(image)).abs().max() < 2 / 255 / (0.224 if normalize in steps else 1), steps
+
+
+def test_drawn_warps_and_choices_are_those_of_torchvision() -> None:
+    """Of the drawn parameters, by torchvision's functions."""
+    v2 = pytest.importorskip("torchvision.transforms.v2")
+    auto = pytest.importorskip("torchvision.transforms.v2._auto_augment")
+    image = np.random.default_rng(0).integers(0, 256, (20, 26, 3), dtype=np.uint8)
+    smooth = v2.functional.resize(torch.from_numpy(image).permute(2, 0, 1), [60, 78]).permute(1, 2, 0).numpy()
+    corners = [[0, 0], [51, 0], [51, 63], [0, 63]]
+    names = list(auto.RandAugment._AUGMENTATION_SPACE)
+    chosen = lambda x, p: v2.RandAugment()._apply_image_or_video_transform(  # noqa: E731
+        x, names[int(p[0])], float(p[1]), "nearest", {torch.Tensor: None}
+    )
+    for op, theirs in (
+        (
+            RandomAffine(40, (0.2, 0.1), (0.6, 1.5), (-20, 20, -10, 10), fill=(0.2, 0.5, 0.9)),
+            lambda x, p: v2.functional.affine(
+                x, p[0], [*p[1:3]], p[3], [*p[4:]], v2.InterpolationMode.BILINEAR, [0.2, 0.5, 0.9]
+            ),
+        ),
+        (
+            RandomPerspective(1.0, 1.0),
+            lambda x, p: v2.functional.perspective(x, corners, p.reshape(4, 2).astype(int).tolist(), fill=[0.0]),
+        ),
+        (RandAugment(1), chosen),
+        (TrivialAugmentWide(), chosen),
+    ):
+        crop = CenterCrop((64, 52), resize=64)
+        augment = Augment([crop, op])
+        params = augment.sample([(60, 78)] * 40, seed=1)
+        x = Augment([crop])(smooth, seed=0)
+        expected = torch.stack([theirs(x, p[2:]) for p in params.values])
+        different = (augment.apply([smooth] * 40, params) - expected).abs() > 2 / 255
+        assert different.float().mean() < 0.002, op  # halves between two pixels
 
 
 def test_the_transforms_of_lightly_themselves() -> None:

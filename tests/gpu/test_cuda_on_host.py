@@ -21,7 +21,7 @@ from tests.support.processes import start
 pytest.importorskip("triton")
 on_gpu = pytest.importorskip("fastssl.ops.triton.losses")
 pytestmark = pytest.mark.skipif(extension._C is None, reason="the compiled kernels are not installed")
-POLICIES = sorted(name for name in dir(augment) if name.endswith("Augment") and name != "Augment")
+POLICIES = sorted(name for name in dir(augment) if name.endswith("Augment") and name not in ("Augment", "RandAugment"))
 SIZES = [(50, 61), (40, 33), (17, 90)]
 
 
@@ -59,6 +59,13 @@ def test_every_operation(dtype: torch.dtype, channels_last: bool, bicubic: bool)
         a.RandomSolarize(p=0.5),
         a.RandomGrayscale(0.3),
         a.RandomErasing(0.7),
+        a.RandomAffine(30, (0.2, 0.1), (0.6, 1.5), 20, p=0.8, fill=(0.2, 0.5, 0.9)),
+        a.RandomPerspective(1.0, 0.8),
+        a.RandomAdjustSharpness(3.0, 0.8),
+        a.RandomAutocontrast(0.7),
+        a.RandomInvert(0.5),
+        a.RandAugment(4, 9),
+        a.TrivialAugmentWide(interpolation="bilinear"),
         a.Normalize(),
     ]
     program = a.Augment(operations, dtype=dtype, channels_last=channels_last)

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
-COLUMNS = (4, 2, 3, 1, 6, 1, 1, 1, 1, 1, 4, 1, 1)
+COLUMNS = (4, 2, 3, 1, 6, 1, 1, 1, 1, 1, 4, 1, 1, 6, 8, 1, 1, 1, 2)
 RESIZED_CROP, CROP, TILE, FLIP, JITTER, GRAY, BLUR, SOLARIZE, POSTERIZE, EQUALIZE, ERASE, ROTATE, PROJECT = range(13)
+AFFINE, PERSPECTIVE, SHARPNESS, AUTOCONTRAST, INVERT, AUTOMATIC = range(13, 19)
 LUMA = (0.2989, 0.587, 0.114)
 
 
@@ -102,6 +103,30 @@ def _sample_one(
             out += [float(on), index(u[1], 24), *(factors if on else [1.0, 1.0, 1.0, 0.0])]
         elif kind in (BLUR, ROTATE):
             out.append(between(u[1], a[1], a[2]) if on else 0.0)
+        elif kind == AFFINE:
+            v = draw(k, shared, 1)
+            x, y = a[3] * window[1], a[4] * window[0]
+            shift = [float(round(between(u[2], -x, x))), float(round(between(u[3], -y, y)))]
+            moved = [between(u[1], *a[1:3]), *shift, *(between(v[i], *a[5 + 2 * i : 7 + 2 * i]) for i in range(3))]
+            out += moved if on else [0.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+        elif kind == PERSPECTIVE:
+            v = [*draw(k, shared, 1), *draw(k, shared, 2)]
+            last = (window[1] - 1, window[0] - 1)
+            for i, own in enumerate(_corners(*window)):
+                for axis in (0, 1):
+                    step = index(v[2 * i + axis], math.floor(a[1] * (window[1 - axis] // 2)) + 1) if on else 0
+                    out.append(float(own[axis] - step if own[axis] == last[axis] and _far(i, axis) else step))
+        elif kind == AUTOMATIC:
+            which = int(index(u[0], 14))
+            t = (index(u[1], a[2]) if a[1] < 0 else a[1]) / (a[2] - 1)
+            wide = bool(a[0])
+            value = [
+                *(0.0, *[(0.99 if wide else 0.3) * t] * 2),
+                *((32 if wide else 150 / 331 * side) * t for side in window[::-1]),
+                *((135 if wide else 30) * t, *[(0.99 if wide else 0.9) * t] * 4),
+                *(float(round(8 - (6 if wide else 4) * t)), 1 - t, 0.0, 0.0),
+            ][which]
+            out += [which, -value if 1 <= which <= 9 and u[2] < 0.5 else value]
         elif kind == ERASE:
             box = [0, 0, 0, 0]
             for attempt in range(1, 11) if on else ():
@@ -116,6 +141,15 @@ def _sample_one(
         else:
             out.append(float(on))
     return out
+
+
+def _far(corner: int, axis: int) -> bool:
+    """Whether a corner, clockwise from the upper left one, is at the right (axis 0) or lower (1) edge."""
+    return corner in ((1, 2), (2, 3))[axis]
+
+
+def _corners(height: int, width: int) -> list[tuple[int, int]]:
+    return [(0, 0), (width - 1, 0), (width - 1, height - 1), (0, height - 1)]
 
 
 def _frame(resize: float, height: int, width: int) -> tuple[int, int]:
@@ -295,14 +329,100 @@ def _erase(x: Tensor, a: list[float], p: list[float]) -> Tensor:
     return x
 
 
-def _rotate(x: Tensor, a: list[float], p: list[float]) -> Tensor:
-    if not p[0]:
-        return x
-    cos, sin = math.cos(math.radians(p[0])), math.sin(math.radians(p[0]))
+def _warp(x: Tensor, matrix: np.ndarray, outside: list[float]) -> Tensor:
+    """``matrix`` [3, 3] takes output pixels to input pixels, both from the middle of the image."""
     height, width = x.shape[1:]
     y, z = torch.meshgrid(torch.arange(height) - (height - 1) / 2, torch.arange(width) - (width - 1) / 2, indexing="ij")
-    grid = torch.stack([(cos * z - sin * y) * 2 / width, (sin * z + cos * y) * 2 / height], -1)
-    return TF.grid_sample(x[None], grid[None], mode="bilinear", padding_mode="reflection", align_corners=False)[0]
+    m = torch.from_numpy(matrix).float().to(x.device)
+    u, v, rest = (row[0] * z + row[1] * y + row[2] for row in m)
+    grid = torch.stack([u / rest * 2 / width, v / rest * 2 / height], -1)
+    nearest, mirrored, *fill = outside
+    known = x if mirrored else torch.cat([x, torch.ones_like(x[:1])])
+    mode, padding = ("nearest" if nearest else "bilinear"), ("reflection" if mirrored else "zeros")
+    made = TF.grid_sample(known[None], grid[None], mode=mode, padding_mode=padding, align_corners=False)[0]
+    if mirrored:
+        return made
+    color = torch.tensor(fill).view(3, 1, 1)
+    return (made[:3] - color) * made[3] + color
+
+
+def _inverse(degrees: float, shift: Sequence[float], scale: float, shear: Sequence[float]) -> np.ndarray:
+    """The inverse of: shear along x and then y, scale, turn clockwise, shift."""
+    turn, along_x, along_y = (math.radians(v) for v in (degrees, *shear))
+    rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    whole = np.eye(3)
+    y, x = np.array([[1, 0], [-math.tan(along_y), 1]]), np.array([[1, -math.tan(along_x)], [0, 1]])
+    whole[:2, :2] = scale * rotation @ y @ x
+    whole[:2, 2] = shift
+    inverse: np.ndarray = np.linalg.inv(whole)
+    return inverse
+
+
+def _rotate(x: Tensor, a: list[float], p: list[float]) -> Tensor:
+    return _warp(x, _inverse(-p[0], (0, 0), 1, (0, 0)), a[3:8]) if p[0] else x
+
+
+def _affine(x: Tensor, a: list[float], p: list[float]) -> Tensor:
+    return x if p == [0, 0, 0, 1, 0, 0] else _warp(x, _inverse(p[0], p[1:3], p[3], p[4:]), a[11:16])
+
+
+def _perspective(x: Tensor, a: list[float], p: list[float]) -> Tensor:
+    height, width = x.shape[1:]
+    own = _corners(height, width)
+    if p == [float(v) for corner in own for v in corner]:
+        return x
+    rows, right = [], []
+    for k, (to_x, to_y) in enumerate(own):
+        at = [p[2 * k], p[2 * k + 1], 1.0]
+        rows += [[*at, 0, 0, 0, -to_x * at[0], -to_x * at[1]], [0, 0, 0, *at, -to_y * at[0], -to_y * at[1]]]
+        right += [to_x, to_y]
+    if np.linalg.matrix_rank(rows) < 8:
+        return x
+    matrix = np.append(np.linalg.solve(rows, right), 1.0).reshape(3, 3)
+    middle = np.array([[1, 0, width / 2], [0, 1, height / 2], [0, 0, 1]])
+    return _warp(x, np.linalg.inv(middle) @ matrix @ middle, a[2:7])
+
+
+def _sharpness(x: Tensor, a: list[float], p: list[float]) -> Tensor:
+    return _sharpened(x, a[1]) if p[0] else x
+
+
+def _sharpened(x: Tensor, factor: float) -> Tensor:
+    if min(x.shape[1:]) < 3:
+        return x
+    kernel = torch.ones(3, 1, 3, 3)
+    kernel[:, :, 1, 1] = 5
+    x = x.clone()
+    x[:, 1:-1, 1:-1] = _blend(x[:, 1:-1, 1:-1], TF.conv2d(x[None], kernel / 13, groups=3)[0], factor)
+    return x
+
+
+def _autocontrast(x: Tensor, a: list[float], p: list[float]) -> Tensor:
+    low, high = x.amin((1, 2), True), x.amax((1, 2), True)
+    return torch.where(high > low, (x - low) / (high - low), x).clamp(0, 1) if p[0] else x
+
+
+def _invert(x: Tensor, a: list[float], p: list[float]) -> Tensor:
+    return 1 - x if p[0] else x
+
+
+def _automatic(x: Tensor, a: list[float], p: list[float]) -> Tensor:
+    which, v = int(p[0]), p[1]
+    if 1 <= which <= 2:  # about the upper left corner
+        height, width = x.shape[1:]
+        corner = np.array([[1, 0, -width / 2], [0, 1, -height / 2], [0, 0, 1]])
+        angle = math.degrees(math.atan(v))
+        sheared = _inverse(0, (0, 0), 1, (angle, 0) if which == 1 else (0, angle))
+        return _warp(x, corner @ sheared @ np.linalg.inv(corner), a[3:8])
+    if 3 <= which <= 5:
+        shift = (math.trunc(v), 0) if which == 3 else (0, math.trunc(v)) if which == 4 else (0, 0)
+        return _warp(x, _inverse(-v if which == 5 else 0, shift, 1, (0, 0)), a[3:8])
+    if 6 <= which <= 8:
+        other = (torch.zeros_like(x), _gray_of(x), _gray_of(x).mean())[which - 6]
+        return _blend(x, other, 1 + v)
+    if which in (9, 10, 11):
+        return (_sharpened(x, 1 + v), _posterize(x, [1, v], [1]), _solarize(x, [1, v], [1]))[which - 9]
+    return x if which == 0 else _autocontrast(x, a, [1]) if which == 12 else _equalize(x, a, [1])
 
 
 def _project(x: Tensor, a: list[float], p: list[float]) -> Tensor:
@@ -315,4 +435,5 @@ def _project(x: Tensor, a: list[float], p: list[float]) -> Tensor:
 _OPERATIONS: tuple[Callable[[Tensor, list[float], list[float]], Tensor], ...] = (
     _resized_crop, _crop, _tile, _flip, _jitter, _grayscale, _blur,
     _solarize, _posterize, _equalize, _erase, _rotate, _project,
+    _affine, _perspective, _sharpness, _autocontrast, _invert, _automatic,
 )  # fmt: skip
