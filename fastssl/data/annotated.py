@@ -23,6 +23,7 @@ from fastssl.data.files import FileSource
 from fastssl.data.listing import SUFFIXES
 from fastssl.data.objects import VOID, Objects, known_class, objects_of, require_images
 from fastssl.data.source import Item, Reduction, Source, Subset, digest
+from fastssl.data.value_range import ValueRange
 
 TASKS = ("detection", "segmentation")
 _SLACK = 1.0  # pixel by which COCO's boxes may exceed their image
@@ -69,8 +70,9 @@ class AnnotatedFiles(FileSource):
         key: str | Callable[[], str] = "",
         coco_ids: Sequence[int] | None = None,
         category_ids: Sequence[int | None] | None = None,
+        value_range: ValueRange | None = None,
     ) -> None:
-        super().__init__(paths, None, classes, name, orientation=False)
+        super().__init__(paths, None, classes, name, orientation=False, value_range=value_range)
         self.objects, self.key = objects, key
         self.coco_ids: Sequence[int] = range(1, len(paths) + 1) if coco_ids is None else coco_ids
         self.category_ids = range(1, len(classes) + 1) if category_ids is None else category_ids
@@ -225,7 +227,11 @@ def _image_files(folder: Path, ids: Sequence[str]) -> list[Path]:
 
 
 def voc(
-    folder: str | Path, part: str = "train", task: str = "detection", classes: Sequence[str] | None = None
+    folder: str | Path,
+    part: str = "train",
+    task: str = "detection",
+    classes: Sequence[str] | None = None,
+    value_range: ValueRange | None = None,
 ) -> AnnotatedFiles:
     """Pascal VOC 2007 or 2012, or a folder like them: with ``Annotations``, ``ImageSets`` and ``JPEGImages``, of any
     format that is decoded.
@@ -240,6 +246,7 @@ def voc(
             ``ImageSets/Segmentation`` with the classes of ``SegmentationClass``, 255 at the borders.
         classes: names of the classes, in the order of labels; pixels of the first one are 1. None: the 20 of Pascal VOC
             if the listed annotations have no others, else theirs in alphabetical order, for "detection".
+        value_range: as of :func:`fastssl.data.read_image`, of all images.
 
     Raises:
         ValueError: files that are missing, no images, or masks of other classes without ``classes``.
@@ -284,6 +291,7 @@ def voc(
         "voc",
         _VOC(root, ids, task, classes),
         key=functools.partial(_contents, task, marked),
+        value_range=value_range,
     )
 
 
@@ -387,7 +395,11 @@ def _check_runs(runs: Any, size: tuple[int, int], name: str) -> None:
 
 
 def coco(
-    folder: str | Path, part: str = "train", task: str = "detection", classes: Sequence[str] | None = None
+    folder: str | Path,
+    part: str = "train",
+    task: str = "detection",
+    classes: Sequence[str] | None = None,
+    value_range: ValueRange | None = None,
 ) -> AnnotatedFiles:
     """COCO: a folder with ``annotations/instances_train2017.json`` (or another year), ``train2017`` and the like.
 
@@ -397,6 +409,7 @@ def coco(
         task: "detection": boxes; "segmentation": classes of pixels, void where objects overlap and in crowds (extra:
             detection).
         classes: names of the classes, in the order of labels; None: the file's categories, in the order of their ids.
+        value_range: as of :func:`fastssl.data.read_image`, of all images.
 
     Raises:
         ValueError: files that are missing, no images, an unknown category, or boxes that are none.
@@ -449,6 +462,7 @@ def coco(
         key=digest(task, raw),
         coco_ids=[image["id"] for image in images],
         category_ids=[own.get(name) for name in names],
+        value_range=value_range,
     )
 
 
@@ -503,7 +517,12 @@ ANNOTATED: dict[str, Callable[..., AnnotatedFiles]] = {"voc": voc, "coco": coco}
 
 
 def open_annotated(
-    kind: str, root: str, given: Mapping[str, str], part: str, task: str = "detection"
+    kind: str,
+    root: str,
+    given: Mapping[str, str],
+    part: str,
+    task: str = "detection",
+    value_range: ValueRange | None = None,
 ) -> AnnotatedFiles:
     """``voc:FOLDER`` or ``coco:FOLDER``, and behind them options: ``#classes=weed,crop``.
 
@@ -514,4 +533,4 @@ def open_annotated(
     classes = given["classes"].split(",") if given else None
     if classes is not None and (not all(classes) or len(set(classes)) < len(classes)):
         raise ValueError(f"data: expected different names of classes, separated by commas, got {given['classes']!r}")
-    return ANNOTATED[kind](root, part, task, classes)
+    return ANNOTATED[kind](root, part, task, classes, value_range)

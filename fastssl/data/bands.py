@@ -26,11 +26,11 @@ def read_bands(source: str | Path | bytes, name: str, max_pixels: int) -> np.nda
     Args:
         source: a path, or the bytes of a file, such as one of a tar shard.
         name: name in error messages.
-        max_pixels: larger images raise an error.
+        max_pixels: larger images raise an error, before they are decoded; of a TIFF the pixels of all pages count.
 
     Raises:
         FileNotFoundError: no such file.
-        ImageError: the array is no image, or a TIFF that needs the extra: ``pip install fastssl[tiff]``.
+        ImageError: too many pixels, no image, or a TIFF that needs the extra: ``pip install fastssl[tiff]``.
     """
     kind = _kind(source)
     if kind == ".npy":
@@ -41,7 +41,7 @@ def read_bands(source: str | Path | bytes, name: str, max_pixels: int) -> np.nda
         except (OSError, ValueError, EOFError, MemoryError) as error:
             raise ImageError(f"{name}: cannot be read as an array ({error})") from error
     elif kind in TIFF:
-        found = _pages(_file(source), max_pixels) if _pillow_reads(_file(source)) else _tiff(_file(source), name)
+        found = _pages(_file(source), name, max_pixels) if _pillow_reads(_file(source)) else _tiff(_file(source), name)
         if found is None:
             return None
         array = found
@@ -77,17 +77,25 @@ def _pillow_reads(file: Any) -> bool:
         return False
 
 
-def _pages(file: Any, max_pixels: int) -> np.ndarray | None:
+def _pages(file: Any, name: str, max_pixels: int) -> np.ndarray | None:
     """The pages of a TIFF, if they are grey and of one size, [C, H, W]; None: it has one page, or others."""
     from PIL import Image, ImageSequence
 
     try:
         with Image.open(file) as image:
             size, mode = image.size, image.mode
-            if mode not in _GREY or getattr(image, "n_frames", 1) < 2 or size[0] * size[1] > max_pixels:
+            count = getattr(image, "n_frames", 1)
+            if mode not in _GREY or count < 2 or size[0] * size[1] > max_pixels:
                 return None
+            if count * size[0] * size[1] > max_pixels:
+                raise ImageError(
+                    f"{name}: {count:,} pages of {size[0]} x {size[1]} pixels; expected at most {max_pixels:,} pixels "
+                    "in all (max_pixels)"
+                )
             pages = [np.array(page) for page in ImageSequence.Iterator(image) if (page.size, page.mode) == (size, mode)]
-            return np.stack(pages) if len(pages) == image.n_frames else None  # type: ignore[attr-defined]
+            return np.stack(pages) if len(pages) == count else None
+    except ImageError:
+        raise
     except Exception:  # damaged: reading it as an image says how
         return None
 

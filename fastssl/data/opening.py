@@ -58,7 +58,7 @@ from fastssl.data.storage import (
 from fastssl.data.tables import PARQUET
 from fastssl.data.text_parts import number_alike, texts
 from fastssl.data.tokens import TokenFile
-from fastssl.data.value_range import ValueRange, checked_range, take_range, trained
+from fastssl.data.value_range import ValueRange, checked_range, described_range, take_range, trained
 from fastssl.data.wav import SUFFIX as WAV
 from fastssl.data.wav import WavSource, wav_folder
 
@@ -212,7 +212,11 @@ def check_range(source: Source, asked: ValueRange | None) -> None:
     Raises:
         ValueError: it is none of images, or one of 8 bits alone.
     """
-    if asked is not None and source.value_range != asked:
+    if asked is not None and source.value_range not in (None, asked):  # of a packed file
+        raise ValueError(
+            f"value_range: expected None or that of {source!r}, {described_range(source.value_range)}, got {asked}"
+        )
+    if asked is not None and source.value_range is None:
         raise ValueError(f"value_range: expected None, {source!r} has no pixels of more than 8 bits")
 
 
@@ -364,7 +368,7 @@ def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[in
     if root and kind in TEXTS:
         return TEXTS[kind](root, part)
     if root and kind in ANNOTATED:
-        return open_annotated(kind, root, {}, part)
+        return open_annotated(kind, root, {}, part, value_range=options["value_range"])
     if root and kind == FRAMES:
         return _frames(root, {}, part, options, progress)
     if root and kind in benchmarks.READERS:
@@ -410,7 +414,7 @@ def _with_options(
             check_options(given, name, _OF_PAIRS)
         return TEXTS[kind](root, part, **given)
     if root and kind in ANNOTATED:
-        return open_annotated(kind, root, given, part)
+        return open_annotated(kind, root, given, part, value_range=options["value_range"])
     if root and kind == FRAMES:
         return _frames(root, given, part, options, progress)
     place = name if is_url(name) else os.path.expanduser(name)

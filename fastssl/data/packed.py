@@ -4,7 +4,7 @@
 pixels    concatenated images, uint8
 table     one record per image (``RECORD``)
 header    JSON: version, count, checksum of the table, classes, name; optional: drawings (images per item), names,
-          texts, and the motions and clips of pairs of frames
+          texts, the range of values, and the motions and clips of pairs of frames
 footer    offsets of table and header, checksum of the header, magic (``FOOTER``)
 """
 
@@ -41,6 +41,7 @@ from fastssl.data.source import (
     first_indices,
 )
 from fastssl.data.storage import is_url, open_file
+from fastssl.data.value_range import ValueRange, checked_range
 from fastssl.data.wav import AudioError
 
 log = logging.getLogger("fastssl")
@@ -68,6 +69,7 @@ def pack(
     images_per_item: int = 1,
     motions: Sequence[Any] | np.ndarray | None = None,
     clips: Sequence[int] | np.ndarray | None = None,
+    value_range: ValueRange | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
     """Writes images to a packed file, atomically.
@@ -83,6 +85,7 @@ def pack(
         images_per_item: number of consecutive images that form an item.
         motions: six numbers per item, the motion of the camera (:class:`fastssl.data.FrameSource`).
         clips: one integer per item, the clip that its images are of.
+        value_range: the values that became 0 and 255 when the images were read; None: those of their dtype.
         progress: called with the number of images written so far.
 
     Raises:
@@ -129,6 +132,7 @@ def pack(
             **({} if names is None else {"names": list(names)}),
             **({} if texts is None or not any(texts) else {"texts": list(texts)}),
             **({} if motions is None else {"motions": np.asarray(motions, np.float64).reshape(items, 6).tolist()}),
+            **({} if value_range is None else {"value_range": list(checked_range(value_range) or ())}),
             **({} if clips is None else {"clips": [int(clip) for clip in clips]}),
         }
         write_end(file, MAGIC, offset, table, header)
@@ -143,9 +147,9 @@ def pack_source(
     on_error: str = "raise",
     progress: Callable[[int], None] | None = None,
 ) -> Path:
-    """Writes the images of a source to a packed file, with its labels, classes, names and texts, of frames also with
-    their clips and the motion of the camera. Several classes per item, boxes and segmentations are left out, with a
-    warning.
+    """Writes the images of a source to a packed file, with its labels, classes, names, texts and range of values, of
+    frames also with their clips and the motion of the camera. Several classes per item, boxes and segmentations are
+    left out, with a warning.
 
     Args:
         source: source of images, decoded by several threads.
@@ -207,6 +211,7 @@ def pack_source(
 
     per_item: dict[str, Any] = {"labels": labels, "names": names, "texts": texts, "motions": motions, "clips": clips}
     how: dict[str, Any] = {"images_per_item": images_per_item, "progress": progress}
+    how["value_range"] = source.value_range
     return pack(images(), path, classes=source.classes, name=source.name, **per_item, **how)
 
 
@@ -285,6 +290,7 @@ class PackedImages(Source):
         self.texts: list[str | None] | None = about.get("texts")
         self.motions = np.array(about["motions"], np.float64) if "motions" in about else None
         self.clips: list[int] | None = about.get("clips")
+        self.value_range = self._range_of(about)
         self.shared = Source.shared if self.clips is None else CLIP
         labels = self.records["label"][:: self.images_per_item].astype(np.int32)
         self.labels = labels if bool((labels != UNLABELLED).any()) else None
@@ -313,6 +319,12 @@ class PackedImages(Source):
             if key in about and len(about[key]) != about["count"] // images_per_item:
                 raise PackedError(f"{self.path}: damaged (incomplete header)")
         return dict(about)
+
+    def _range_of(self, about: dict[str, Any]) -> ValueRange | None:
+        try:
+            return checked_range(about.get("value_range"))
+        except ValueError as error:
+            raise PackedError(f"{self.path}: damaged (incomplete header)") from error
 
     def _check_records(self, end: int) -> None:
         r = self.records

@@ -142,8 +142,9 @@ def _open_splits(data: Any, task: str, options: dict[str, Any]) -> Splits:
             _check_classes(own[0], own[1], data)
             return _judged(Splits(own[0].name, own[0], own[1]))
         if root and kind in ANNOTATED:
-            train_images = open_annotated(kind, root, given, "train", task)
-            test_images = ANNOTATED[kind](root, "test", task, train_images.classes)  # ids differ from file to file
+            values = options["value_range"] or trained.get()
+            train_images = open_annotated(kind, root, given, "train", task, values)
+            test_images = ANNOTATED[kind](root, "test", task, train_images.classes, values)  # ids differ by file
             return _readable(Splits(kind, train_images, test_images), data)
         if root and kind in benchmarks.READERS:
             metric = benchmarks.METRICS.get(kind, "top-1")

@@ -99,6 +99,10 @@ def test_grey_pages_of_tiff_files_are_channels(dtype: Any, tmp_path: Path) -> No
         single = tmp_path / "npy.npy"
         np.save(single, values)
         np.testing.assert_array_equal(image, read_image(single, value_range=(0, 250)))
+        with pytest.raises(
+            fastssl.data.ImageError, match=r"13 pages of 24 x 20 pixels; expected at most 6,239 pixels in all"
+        ):
+            read_image(given, max_pixels=20 * 24 * 13 - 1)
     for first, second in ((pages[0], pages[1].resize((10, 10))), (pages[0].convert("1"), pages[1].convert("1"))):
         first.save(path, save_all=True, append_images=[second])  # a thumbnail, a fax
         assert read_image(path, value_range=(0, 250)).shape == (20, 24, 1)

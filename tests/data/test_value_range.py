@@ -137,9 +137,34 @@ def test_every_kind_of_data_has_the_range(tmp_path: Path) -> None:
     assert task.train.value_range == task.test.value_range == (0, 4095)
     packed = PackedImages(pack_source(fastssl.data.open(f"{folder}#range=0,4095"), tmp_path / "x.pack"))
     assert np.array_equal(packed.read(0).images[0][:, :, 0], expected[0])  # type: ignore[index]
+    assert packed.value_range == (0, 4095)
+    again = fastssl.data.open(str(fastssl.data.open(tmp_path / "x.pack").where))
+    assert str(again.where).endswith("x.pack#range=0,4095") and again.fingerprint == packed.fingerprint
+    with pytest.raises(ValueError, match=r"value_range: expected None or that of .*, values from 0 to 4,095, got"):
+        fastssl.data.open(tmp_path / "x.pack", value_range=(0, 4000))
+    voc = tmp_path / "voc"
+    for part, names in (("train", "ab"), ("val", "c")):
+        _write(voc / "ImageSets" / "Main" / f"{part}.txt", "\n".join(names))
+    (voc / "JPEGImages").mkdir()
+    for name, image in zip("abc", images):
+        Image.fromarray(image).save(voc / "JPEGImages" / f"{name}.png")
+        size = f"<size><width>{image.shape[1]}</width><height>{image.shape[0]}</height></size>"
+        box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>3</xmax><ymax>4</ymax></bndbox>"
+        annotation = f"<annotation>{size}<object><name>cell</name>{box}</object></annotation>"
+        _write(voc / "Annotations" / f"{name}.xml", annotation)
+    both = open_splits(f"voc:{voc}#classes=cell:range=0,4095")
+    boxed = [fastssl.data.open(f"voc:{voc}#range=0,4095"), both.train, both.test]
+    assert [source.value_range for source in boxed] == [(0, 4095)] * 3
+    for source, wanted in zip(boxed, (expected[0], expected[0], expected[2])):
+        assert np.array_equal(source.read(0).images[0][:, :, 0], wanted)  # type: ignore[index]
     batch = next(iter(Loader(f"{folder}#range=0,4095", SimCLRAugment(8), 2)))
     assert batch.views[0].shape == (2, 3, 8, 8)
     assert isinstance(fastssl.data.open(tmp_path / "x.tar", value_range=(0, 4095)), ShardSource)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
 
 
 def test_colours_are_scaled_too(tmp_path: Path) -> None:
