@@ -51,6 +51,15 @@ def _range(name: str, value: Any, low: float = -math.inf, high: float = math.inf
     return a, b
 
 
+def _hashable_fields(operation: Any) -> None:
+    """Makes the fields numbers and tuples of Python, so that an operation is equal to the one of a checkpoint."""
+    plain_fields(operation)
+    for field in fields(operation):
+        value = getattr(operation, field.name)
+        if isinstance(value, list):
+            object.__setattr__(operation, field.name, tuple(value))
+
+
 @dataclass(frozen=True)
 class Operation:
     """One step of a program. ``kind`` is its number in the kernels, ``columns`` the names of its random parameters."""
@@ -61,7 +70,7 @@ class Operation:
     crops: ClassVar[bool] = False  # selects a part of the image: must come first
 
     def __post_init__(self) -> None:
-        plain_fields(self)
+        _hashable_fields(self)
         self.check()
 
     def check(self) -> None:
@@ -540,7 +549,7 @@ class Normalize:
     std: float | tuple[float, ...] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
-        plain_fields(self)
+        _hashable_fields(self)
         means, stds = ([v] if isinstance(v, (int, float)) else [*v] for v in (self.mean, self.std))
         if not all(map(math.isfinite, means)) or not all(v > 0 and math.isfinite(v) for v in stds):
             raise ValueError(f"mean, std: expected finite numbers and std > 0, got {self.mean!r} and {self.std!r}")

@@ -13,6 +13,7 @@ import torch
 from fastssl.augment import (
     POLICIES,
     Augment,
+    ColorJitter,
     Normalize,
     RandAugment,
     RandomAffine,
@@ -44,6 +45,9 @@ def test_json_keeps_dtype_layout_and_channels() -> None:
     )
     again = from_json(json.loads(json.dumps(to_json(Views([(2, program)])))))
     assert repr(again) == repr(Views([(2, program)]))
+    listed: Any = [RandomResizedCrop([8, 9], scale=[0.5, 1.0]), ColorJitter(hue=[0.1, 0.2]), Normalize([0.5] * 3)]
+    again = from_json(json.loads(json.dumps(to_json(Views([Augment(listed)])))))
+    assert again.programs[0].steps == listed and repr(again.programs[0]) == repr(Augment(listed))
 
     class Own(Views):
         def forward(self, images: Any, **options: Any) -> Any:
