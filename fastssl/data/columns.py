@@ -37,6 +37,12 @@ class NoTextsError(ValueError):
     """A table without a known column of texts or of paths."""
 
 
+def path_column(columns: Iterable[str]) -> str:
+    """What an error names as the column of paths: the one that is called as if it had them, or NAME."""
+    found = [column for column in columns if re.search(r"image|img|photo|picture|file", column, re.IGNORECASE)]
+    return found[0] if len(found) == 1 else "NAME"
+
+
 @dataclass(frozen=True)
 class TextColumns:
     """The columns of a table of texts.
@@ -104,7 +110,7 @@ def text_columns(there: Iterable[str], where: str, given: Mapping[str, str | Non
         unnamed = f"; two columns of texts without a first row of names are pairs:{where}" * (len(columns) == 2)
         raise NoTextsError(
             f"{where}: expected a column {known}, got {', '.join(columns) or 'none'}; others are named: "
-            f"{where}#text=NAME, of pairs #text=NAME:text_pair=NAME, of images #path=NAME{unnamed}"
+            f"{where}#text=NAME, of pairs #text=NAME:text_pair=NAME, of images #path={path_column(columns)}{unnamed}"
         )
     label, score = chosen.get("label"), chosen.get("score")
     if label is None and score is None:

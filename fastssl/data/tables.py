@@ -33,6 +33,7 @@ from fastssl.data.columns import (
     first_column,
     known_column,
     numbers_in,
+    path_column,
     spaced,
     text_columns,
     with_inner,
@@ -179,7 +180,7 @@ def listed_images(
     if where is None:
         raise ValueError(
             f"{path}: expected a column of paths ({', '.join(PATHS)}), got {', '.join(columns)}; another one is named: "
-            f"#path=NAME{_of_flags(path, rows)}"
+            f"#path={path_column(columns)}{_of_flags(path, rows)}"
         )
     for k, row in enumerate(rows):
         if not row.get(where):

@@ -201,7 +201,7 @@ def test_tables_of_images_say_what_they_read(tmp_path: Path, name: str) -> None:
     assert other.labels is None and "path from column 'path', none from 'species'" in list(summary(other))
     with pytest.raises(ValueError, match="expected labels .*, t has none .*none from 'species'.*#label=NAME"):
         labels_of(other)
-    with pytest.raises(ValueError, match="expected a column .* got photo, label; .*#path=NAME"):
+    with pytest.raises(ValueError, match="expected a column .* got photo, label; .*#path=photo"):
         table("x", ["cat"]).write_text("photo,label\n0.png,cat\n")
         fastssl.data.open(tmp_path / "t.csv")
 
