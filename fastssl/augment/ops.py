@@ -516,7 +516,8 @@ class RandomAdjustSharpness(Operation):
 
     def check(self) -> None:
         _probability("p", self.p)
-        _range("sharpness_factor", (self.sharpness_factor,) * 2, 0.0, 1e6)
+        if not 0 <= self.sharpness_factor <= 1e6:
+            raise ValueError(f"sharpness_factor: expected a number >= 0, got {self.sharpness_factor!r}")
 
     def arguments(self) -> list[float]:
         return [self.p, self.sharpness_factor]

@@ -31,7 +31,8 @@ class Warp(Operation):
         if given.interpolation not in ("nearest", "bilinear"):
             raise ValueError(f"interpolation: expected 'nearest' or 'bilinear', got {given.interpolation!r}")
         fill = self.color()
-        _range("fill", (min(fill), max(fill)), 0.0, 1.0)
+        if not all(0 <= v <= 1 for v in fill):
+            raise ValueError(f"fill: expected values in [0, 1], as colours are, got {given.fill!r}")
         return [float(given.interpolation == "nearest"), float(given.fill is None), *fill]
 
     def check(self) -> None:
@@ -106,9 +107,10 @@ class RandomAffine(Warp):
         return all(ranges[k] == -ranges[k + 1] for k in (0, 6, 8))
 
     def arguments(self) -> list[float]:
-        x, y = self.translate or (0.0, 0.0)
-        for part in (x, y):
-            _range("translate", (part, part), 0.0, 1.0)
+        shift: Any = self.translate or (0.0, 0.0)
+        if not isinstance(shift, tuple) or len(shift) != 2 or not all(0 <= v <= 1 for v in shift):
+            raise ValueError(f"translate: expected fractions of width and height in [0, 1], got {self.translate!r}")
+        x, y = shift
         shear = self.shear or 0.0
         four = isinstance(shear, Sequence) and len(shear) == 4
         along_x, along_y = (shear[:2], shear[2:]) if four else (shear, 0.0)  # type: ignore[index]
@@ -144,5 +146,6 @@ class RandomPerspective(Warp):
     )
 
     def arguments(self) -> list[float]:
-        distortion, _ = _range("distortion_scale", (self.distortion_scale,) * 2, 0.0, 1.0)
-        return [self.p, distortion, *self.outside()]
+        if not 0 <= self.distortion_scale <= 1:
+            raise ValueError(f"distortion_scale: expected a number in [0, 1], got {self.distortion_scale!r}")
+        return [self.p, self.distortion_scale, *self.outside()]
