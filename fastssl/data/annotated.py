@@ -44,6 +44,7 @@ class AnnotatedFiles(FileSource):
         key: hash of the annotations, a part of the fingerprint; or a function that makes it when it is asked for.
         coco_ids: ids of the images in results of COCO; None: from 1 on.
         category_ids: ids of the classes in results of COCO, None for a class that has none; None: from 1 on.
+        value_range: as of :func:`fastssl.data.read_image`, of all images.
 
     Raises:
         ImageError: (on access) an annotation that cannot be read, has a class that is not one of ``classes``, or is of
