@@ -1,7 +1,7 @@
 """Operations that are trained on a CPU, torch's against those of `fastssl.models.FasterCpuOperations` and `faster_dropout`; writes tables of
 docs/decisions/0021-operations-on-cpus.md.
 
-python benchmarks/cpu_operations.py [attention] [convolutions] [dropout] [steps] --page
+python benchmarks/cpu_operations.py [attention] [convolutions] [elements] [steps] --page
 
 Ratios are medians over alternating pairs in one process, of forward and backward passes; above 1, torch's takes longer. Steps are those of whole
 methods, with their recipes' networks and batches.
@@ -13,7 +13,6 @@ import argparse
 import json
 import statistics
 import tempfile
-import unittest.mock
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from fastssl.bench.run import write_atomically
 from fastssl.cli.recipes import build_method, encoder_for
 from fastssl.data import emoji, sotu, tokenize_corpus, train_tokenizer
 from fastssl.methods import get
-from fastssl.models import FasterCpuOperations, build_encoder, cpu_operations, faster_dropout
+from fastssl.models import FasterCpuOperations, build_encoder, faster_dropout
 from fastssl.train import recipe
 from fastssl.train.language import build_text_method
 
@@ -36,6 +35,7 @@ ROOT = Path(__file__).parent
 RESULTS = ROOT / "results" / "cpu_operations.json"
 PAGE = ROOT.parent / "docs" / "decisions" / "0021-operations-on-cpus.md"
 TOKENS, DIMS = (16, 64, 128, 256, 512, 1024), (32, 64, 128)
+KINDS = ("bf16", "fp32", "fp32, dropout")
 # (images, input channels, output channels, columns of the input, kernel, stride)
 CONVOLUTIONS = (
     (256, 32, 64, 16, 3, 2),
@@ -68,24 +68,24 @@ def ratio_of(run: Callable[[], Any], seconds: float) -> float:
     return statistics.median(a / b for a, b in zip(*alternate([run, faster], seconds)))
 
 
-def passes(function: Callable[..., Tensor], inputs: list[Tensor], seconds: float) -> float:
-    """Of the forward and the backward pass in bf16."""
-    with torch.autocast("cpu", torch.bfloat16):
+def passes(function: Callable[..., Tensor], inputs: list[Tensor], seconds: float, *, half: bool = True) -> float:
+    """Of the forward and the backward pass in bf16, or fp32."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
         weight = torch.randn_like(function(*inputs))
 
     def run() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
             found = function(*inputs)
         found.backward(weight)
 
     return ratio_of(run, seconds)
 
 
-def attention(tokens: int, dims: int, seconds: float) -> float:
-    shape = (max(2, min(64, 2**19 // tokens**2)), 4, tokens, dims)
-    inputs = [torch.randn(shape, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
-    with unittest.mock.patch.object(cpu_operations, "SHORT", 1 << 62):  # also beyond the limit, to show why it is there
-        return passes(lambda *x: TF.scaled_dot_product_attention(*x), inputs, seconds)
+def attention(tokens: int, dims: int, kind: str, seconds: float) -> float:
+    shape, half = (max(2, min(64, 2**19 // tokens**2)), 4, tokens, dims), kind == "bf16"
+    dtype, dropped = torch.bfloat16 if half else torch.float32, 0.1 if "dropout" in kind else 0.0
+    inputs = [torch.randn(shape, dtype=dtype, requires_grad=True) for _ in range(3)]
+    return passes(lambda *x: TF.scaled_dot_product_attention(*x, dropout_p=dropped), inputs, seconds, half=half)
 
 
 def convolution(images: int, of: int, to: int, columns: int, kernel: int, stride: int, seconds: float) -> float:
@@ -95,8 +95,11 @@ def convolution(images: int, of: int, to: int, columns: int, kernel: int, stride
     return passes(lambda x, w: TF.conv2d(x, w, None, stride, kernel // 2), inputs, seconds)
 
 
-def dropout(elements: int, dtype: torch.dtype, seconds: float) -> float:
-    return passes(lambda x: TF.dropout(x, 0.1), [torch.randn(elements, dtype=dtype, requires_grad=True)], seconds)
+def elementwise(name: str, elements: int, dtype: torch.dtype, seconds: float) -> float:
+    inputs = [torch.randn(elements, dtype=dtype, requires_grad=True)]
+    if name == "dropout":
+        return passes(lambda x: TF.dropout(x, 0.1), inputs, seconds)
+    return passes(lambda x: TF.gelu(x, approximate="tanh"), inputs, seconds)
 
 
 def encoder(name: str, pixels: int, images: int, seconds: float) -> float:
@@ -133,18 +136,20 @@ def step(name: str, seconds: float) -> float:
 
 def page(results: dict[str, Any]) -> str:
     lines = [f"{results['machine']}, {results['threads']} threads, torch {results['torch']}.", ""]
-    lines += ["| tokens | " + " | ".join(f"{dims} dimensions" for dims in DIMS) + " |", "|---|" + "---|" * len(DIMS)]
-    for tokens in TOKENS:
-        cells = [f"{results['attention'][f'{tokens} {dims}']:.2f}" for dims in DIMS]
-        lines.append(f"| {tokens} | {' | '.join(cells)} |")
+    lines += ["| attention | " + " | ".join(f"{dims} dimensions" for dims in DIMS) + " |", "|---|" + "---|" * len(DIMS)]
+    for kind in KINDS:
+        for tokens in TOKENS:
+            cells = [f"{results['attention'][f'{tokens} {dims} {kind}']:.2f}" for dims in DIMS]
+            lines.append(f"| {tokens} tokens, {kind} | {' | '.join(cells)} |")
     lines += ["", "| images | channels | columns | kernel | stride | ratio |", "|---|---|---|---|---|---|"]
     for shape, ratio in results["convolutions"].items():
         images, of, to, columns, kernel, stride = shape.split()
         lines.append(f"| {images} | {of} to {to} | {columns} | {kernel} | {stride} | {ratio:.2f} |")
-    lines += ["", "| elements dropped out | fp32 | bf16 |", "|---|---|---|"]
-    for elements in ELEMENTS:
-        cells = [f"{results['dropout'][f'{elements} {dtype}']:.2f}" for dtype in ("float32", "bfloat16")]
-        lines.append(f"| {elements} | {' | '.join(cells)} |")
+    lines += ["", "| operation | elements | fp32 | bf16 |", "|---|---|---|---|"]
+    for name in ("dropout", "GELU by a tanh"):
+        for elements in ELEMENTS:
+            cells = [f"{results['elements'][f'{name} {elements} {dtype}']:.2f}" for dtype in ("float32", "bfloat16")]
+            lines.append(f"| {name} | {elements} | {' | '.join(cells)} |")
     lines += ["", "| encoder or step of a method | ratio |", "|---|---|"]
     lines += [f"| {name} | {ratio:.2f} |" for name, ratio in results["steps"].items()]
     return "\n".join(lines) + "\n"
@@ -152,21 +157,27 @@ def page(results: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=["attention", "convolutions", "dropout", "steps", []])
+    parser.add_argument("parts", nargs="*", choices=["attention", "convolutions", "elements", "steps", []])
     parser.add_argument("--seconds", type=float, default=3.0, help="of each comparison, at least five rounds")
     parser.add_argument("--page", action="store_true", help="write the tables")
     arguments = parser.parse_args()
-    parts, seconds = arguments.parts or ["attention", "convolutions", "dropout", "steps"], arguments.seconds
+    parts, seconds = arguments.parts or ["attention", "convolutions", "elements", "steps"], arguments.seconds
     about = machine()
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results |= {"machine": about["cpu"], "threads": about["threads"], "torch": about["torch"]}
     if "attention" in parts:
-        results["attention"] = {f"{t} {d}": attention(t, d, seconds) for t in TOKENS for d in DIMS}
+        results["attention"] = {
+            f"{t} {d} {k}": attention(t, d, k, seconds) for t in TOKENS for d in DIMS for k in KINDS
+        }
     if "convolutions" in parts:
         results["convolutions"] = {" ".join(map(str, shape)): convolution(*shape, seconds) for shape in CONVOLUTIONS}
-    if "dropout" in parts:
-        kinds = (torch.float32, torch.bfloat16)
-        results["dropout"] = {f"{n} {str(kind)[6:]}": dropout(n, kind, seconds) for n in ELEMENTS for kind in kinds}
+    if "elements" in parts:
+        results["elements"] = {
+            f"{name} {n} {str(kind)[6:]}": elementwise(name, n, kind, seconds)
+            for name in ("dropout", "GELU by a tanh")
+            for n in ELEMENTS
+            for kind in (torch.float32, torch.bfloat16)
+        }
     if "steps" in parts:
         results["steps"] = {
             f"`{name}` of {images} images of {pixels} pixels": encoder(name, pixels, images, seconds)

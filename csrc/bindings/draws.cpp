@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "core/philox.h"
-#include "dropout/dropout.h"
+#include "elementwise/dropout.h"
 
 namespace py = pybind11;
 

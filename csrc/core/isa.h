@@ -17,7 +17,8 @@ struct DensityTables;         // density/kernels.h
 struct CharacteristicTables;  // characteristic/kernels.h
 struct WaveTable;             // wave/step.h
 struct GruTable;              // wave/gru.h
-struct DropoutTable;          // dropout/kernels.h
+struct ElementwiseTable;      // elementwise/kernels.h
+struct AttentionTable;        // attention/kernels.h
 
 struct IsaTable {
   const char* name;
@@ -40,7 +41,8 @@ struct IsaTable {
   const CharacteristicTables* characteristic;
   const WaveTable* wave;
   const GruTable* gru;
-  const DropoutTable* dropout;
+  const ElementwiseTable* elementwise;
+  const AttentionTable* attention;
 };
 
 #ifdef FASTSSL_NEON

@@ -70,7 +70,8 @@ extern const DensityTables FASTSSL_JOIN(density_, FASTSSL_ISA);
 extern const CharacteristicTables FASTSSL_JOIN(characteristic_, FASTSSL_ISA);
 extern const WaveTable FASTSSL_JOIN(wave_, FASTSSL_ISA);
 extern const GruTable FASTSSL_JOIN(gru_, FASTSSL_ISA);
-extern const DropoutTable FASTSSL_JOIN(dropout_, FASTSSL_ISA);
+extern const ElementwiseTable FASTSSL_JOIN(elementwise_, FASTSSL_ISA);
+extern const AttentionTable FASTSSL_JOIN(attention_, FASTSSL_ISA);
 
 const IsaTable& FASTSSL_JOIN(isa_, FASTSSL_ISA)() {
   static const PairTable<float> pairs_f32 = FASTSSL_ISA::pair_table<float>();
@@ -93,7 +94,8 @@ const IsaTable& FASTSSL_JOIN(isa_, FASTSSL_ISA)() {
                                  &FASTSSL_JOIN(characteristic_, FASTSSL_ISA),
                                  &FASTSSL_JOIN(wave_, FASTSSL_ISA),
                                  &FASTSSL_JOIN(gru_, FASTSSL_ISA),
-                                 &FASTSSL_JOIN(dropout_, FASTSSL_ISA)};
+                                 &FASTSSL_JOIN(elementwise_, FASTSSL_ISA),
+                                 &FASTSSL_JOIN(attention_, FASTSSL_ISA)};
   return table;
 }
 

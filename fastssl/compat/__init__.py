@@ -282,6 +282,8 @@ def _around(entry: _Patch, around: Around, original: Callable[..., Any]) -> Call
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not entry.active or (around.shared and current() is None):
             return original(self, *args, **kwargs)
+        if around.elementwise and (torch.compiler.is_compiling() or entry.options.exact_dtypes):
+            return original(self, *args, **kwargs)
         return call(original, self, *args, **kwargs)
 
     method.__fastssl__ = entry.peer.is_own(original)  # type: ignore[attr-defined]

@@ -106,12 +106,15 @@ class Around:
         method: name of the method.
         call: function with the original first, then the arguments of the method.
         shared: it is replaced within :func:`fastssl.distributed.sharded` alone.
+        elementwise: an operation on tensors of 16 bits, too; compiled code, and all with ``exact_dtypes``, has the
+            original.
     """
 
     owner: type
     method: str
     call: Callable[..., Any]
     shared: bool = True
+    elementwise: bool = False
 
 
 @dataclass(frozen=True)

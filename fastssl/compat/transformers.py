@@ -1,4 +1,5 @@
-"""transformers: the cross-entropy heads of masked, causal and sequence-to-sequence language models, and dropout.
+"""transformers: the cross-entropy heads of masked, causal and sequence-to-sequence language models,
+and on CPUs dropout; GELU by a tanh in one operation.
 
 Within a training step the output embedding of a model returns :class:`Logits`, a lazy ``hidden @ weight.T + bias``.
 Cross-entropy consumes them without computing them: only rows with a target reach the head, and no logits are stored.
@@ -23,9 +24,9 @@ import fastssl.functional as F
 from fastssl.compat._derivatives import attach
 from fastssl.compat._dtypes import multiplied
 from fastssl.compat._logits import FUSED, Logits, Record, Values
-from fastssl.compat._peer import NoLoss, NotFused, Peer, Result, Target, hooks, require_matrices
+from fastssl.compat._peer import Around, NoLoss, NotFused, Peer, Result, Target, hooks, require_matrices
 from fastssl.distributed import unsharded
-from fastssl.functional._dropout import faster_dropout
+from fastssl.functional._cpu import faster_dropout, gelu
 
 PEER = Peer("transformers", "transformers", "4.50", "6", {})
 FULL = 0.9  # fraction of rows with a target from which on rows are not gathered
@@ -41,6 +42,21 @@ def targets() -> list[Target]:
     from transformers import PreTrainedModel
 
     return [Target(PreTrainedModel, "__call__", _step, loss=False)]
+
+
+def around() -> list[Around]:
+    from transformers import activations
+
+    kinds = [getattr(activations, name, None) for name in ("NewGELUActivation", "GELUTanh", "PytorchGELUTanh")]
+    return [
+        Around(kind, "forward", _gelu, shared=False, elementwise=True) for kind in dict.fromkeys(filter(None, kinds))
+    ]
+
+
+def _gelu(original: Callable[..., Any], module: Any, input: Any) -> Any:
+    """That of GPT-2 (``gelu_new``), eight operations which keep five tensors for the backward pass, and the others by
+    the same formula."""
+    return gelu(input, approximate="tanh") if isinstance(input, Tensor) else original(module, input)
 
 
 within = faster_dropout  # while the library is patched

@@ -1,6 +1,6 @@
 """Encoders, language models, heads, momentum encoders, queues and memory banks."""
 
-from fastssl.functional._dropout import faster_dropout
+from fastssl.functional._cpu import faster_dropout
 from fastssl.models.audio import build_audio
 from fastssl.models.convolutional import MLP, PatchCNN, SmallEfficientNet
 from fastssl.models.cpu_operations import FasterCpuOperations

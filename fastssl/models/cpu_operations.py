@@ -12,11 +12,10 @@ from torch import Tensor
 from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
 
-from fastssl.functional._dropout import ATTENTION, plain
+from fastssl.functional._cpu import ATTENTION, GELU, attention, gelu, plain
 
 MULTI_HEAD = TF.multi_head_attention_forward
 HALF = torch.bfloat16
-SHORT = 1 << 13  # elements of the keys of a head up to which attention in float32 is faster: 128 tokens of 64
 NARROW = 8  # output columns up to which weight gradients are faster of several images side by side
 WIDE = 64  # output columns of such images, at least
 
@@ -28,10 +27,11 @@ class FasterCpuOperations(TorchFunctionMode):
     through ``nn.Conv2d`` and ``nn.MultiheadAttention`` (with ``need_weights=False``, as in
     ``nn.TransformerEncoderLayer`` and in torchvision's and open_clip's transformers), in this thread:
 
-    - Attention over few tokens under bf16 autocast is computed in float32 and has more digits than in bf16.
+    - Attention is one operation in each pass, in float32, which has more digits than in bf16.
     - On CPUs with AMX, convolutions under bf16 autocast with kernels of one pixel are matrix products, and weight
       gradients of convolutions with at most 8 output columns, whose padding keeps the size, are those of several
       images side by side. Inputs are in the memory format ``torch.channels_last``.
+    - GELU by a tanh (``approximate="tanh"``) has kernels of its own.
     - ``torch.index_select`` of the first indices, as relative positions of transformers' XLNet have it, is a slice.
 
     All else is computed by torch as without it: what needs no gradient, is on another device, checkpointed
@@ -58,25 +58,6 @@ class FasterCpuOperations(TorchFunctionMode):
 def _recorded_once() -> bool:
     """Whether operations are neither recomputed later, out of the mode's sight, nor recomputed now."""
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is None and torch._C._current_graph_task_id() == -1
-
-
-def attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    *rest: Any,
-    **options: Any,
-) -> Tensor:
-    """Replaces ``scaled_dot_product_attention`` without dropout."""
-    short = key.shape[-2:].numel() <= SHORT
-    if not (_trained_in_bf16(query, key, value) and short and dropout_p == 0):
-        return ATTENTION(query, key, value, attn_mask, dropout_p, *rest, **options)
-    mask = attn_mask.float() if attn_mask is not None and attn_mask.is_floating_point() else attn_mask
-    with torch.autocast("cpu", enabled=False):
-        seen = ATTENTION(query.float(), key.float(), value.float(), mask, 0.0, *rest, **options)
-    return seen.to(HALF)
 
 
 def multi_head_attention(*args: Any, **options: Any) -> Any:
@@ -209,4 +190,5 @@ REPLACED: dict[Any, Callable[..., Any]] = {
     MULTI_HEAD: multi_head_attention,
     torch.conv2d: convolution,
     torch.index_select: index_select,
+    GELU: gelu,
 }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from fastssl.functional._dropout import faster_dropout
+from fastssl.functional._cpu import faster_dropout
 from fastssl.models.cpu_operations import FasterCpuOperations
 from fastssl.models.modes import flushed_subnormals
 from fastssl.ops.backend import cpu_entry

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import fastssl
-from fastssl.functional._dropout import dropout
+from fastssl.functional._cpu import dropout
 from fastssl.models import build_language
 from fastssl.models.architectures import TRANSFORMERS
 
@@ -804,3 +804,23 @@ def test_dropout_on_a_cpu_draws_the_masks_of_torch() -> None:
         torch.manual_seed(5)
         assert torch.equal(drop(x), expected)
     assert TF.dropout is before
+
+
+@pytest.mark.parametrize("kind", ["NewGELUActivation", "GELUTanh"])
+def test_gelu_by_a_tanh_is_one_operation(kind: str) -> None:
+    """Not in compiled code, nor with ``exact_dtypes``."""
+    found = getattr(transformers.activations, kind, None)
+    if found is None:
+        pytest.skip("another version has another name")
+    module, x = found(), torch.randn(200, 200, requires_grad=True)
+    expected = module(x)
+    (gradient,) = torch.autograd.grad(expected.sum(), x)
+    with fastssl.patched("transformers"):
+        seen = module(x)
+        assert "Gelu" in type(seen.grad_fn).__name__
+        torch.testing.assert_close(seen, expected)
+        torch.testing.assert_close(torch.autograd.grad(seen.sum(), x)[0], gradient)
+        compiled = torch.compile(module, fullgraph=True, backend="eager")(x)
+        assert torch.equal(compiled, expected)
+    with fastssl.patched("transformers", exact_dtypes=True):
+        assert torch.equal(module(x), expected)

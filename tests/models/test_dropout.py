@@ -11,11 +11,9 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor, nn
 
-from fastssl.functional import _dropout
-from fastssl.functional._dropout import ATTENTION, DROPOUT, FEW, dropout
-from fastssl.models import faster_dropout
+from fastssl.functional._cpu import ATTENTION, DROPOUT, dropout, faster_dropout
+from fastssl.functional._cpu.dropout import FEW, draws_as_torch
 from fastssl.ops import extension
-from tests.models.test_cpu_operations import _attend, _cast, _errors, _masks
 
 pytestmark = pytest.mark.skipif(extension._C is None, reason="no kernels")
 ISAS = extension._C.usable_isas() if extension._C is not None else []
@@ -37,7 +35,7 @@ def _both(call: Callable[[Callable[..., Tensor]], Tensor], words: int = 0) -> No
 
 def test_this_torch_draws_one_after_the_other() -> None:
     """Else all of dropout is torch's, and nothing here tests ours."""
-    assert _dropout._draws_as_torch()
+    assert draws_as_torch()
 
 
 @pytest.fixture(params=ISAS)
@@ -174,64 +172,3 @@ def test_other_dropout_is_torchs(case: str) -> None:
         with context:
             results.append(TF.dropout(input, p, inplace=case == "inplace"))
     assert torch.equal(*results)
-
-
-@pytest.mark.parametrize("kind", ["causal and a mask", "grouped", "no dropout", "a mask of another dtype"])
-def test_other_attention_with_dropout_is_torchs(kind: str) -> None:
-    inputs = [torch.randn(2, 4, 6, 8), *(torch.randn(2, 2 if kind == "grouped" else 4, 6, 8) for _ in range(2))]
-    options: dict[str, Any] = {
-        "causal and a mask": {"is_causal": True, "attn_mask": torch.ones(6, 6, dtype=torch.bool)},
-        "grouped": {"enable_gqa": True},
-        "no dropout": {},
-        "a mask of another dtype": {"attn_mask": torch.ones(6, 6, dtype=torch.int64)},
-    }[kind]
-    results: list[Any] = []
-    for context in (contextlib.nullcontext(), faster_dropout()):
-        torch.manual_seed(0)
-        with context:
-            try:
-                dropped = 0.0 if kind == "no dropout" else 0.3
-                results.append(TF.scaled_dot_product_attention(*inputs, dropout_p=dropped, **options))
-            except RuntimeError as error:
-                results.append(torch.tensor([ord(letter) for letter in str(error)]))
-    assert torch.equal(*results)
-
-
-@pytest.mark.parametrize("masked", ["no", "bool", "float", "causal"])
-def test_attention_with_dropout(masked: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    inputs, weight = [torch.randn(3, 2, 20, 8).double() for _ in range(3)], torch.randn(3, 2, 20, 8).double()
-    options = _cast(_masks(masked), torch.float64) | {"scale": 0.7}
-    if masked == "bool":
-        options["attn_mask"][0, 0, 3] = False  # this query sees nothing
-    kept = (torch.rand(3, 2, 20, 20) > 0.1) / 0.9
-    monkeypatch.setattr(_dropout, "dropout", lambda weights, p: weights * kept)
-    with faster_dropout():
-        found = _attend(inputs, weight, dropout_p=0.1, **options)
-    leaves = [t.clone().requires_grad_() for t in inputs]
-    mask = (
-        torch.ones(20, 20, dtype=torch.bool).tril() if masked == "causal" else options.get("attn_mask", torch.zeros(()))
-    )
-    mask = torch.zeros(mask.shape).masked_fill(~mask, -1e9).double() if mask.dtype == torch.bool else mask
-    weights = (leaves[0] @ leaves[1].mT * 0.7 + mask).softmax(-1)
-    weights = weights * ~((mask == -1e9).all(-1, keepdim=True) if masked == "bool" else torch.tensor(False))
-    expected = weights * kept @ leaves[2]
-    (expected * weight).sum().backward()
-    for a, b in zip(found, [expected.detach(), *(t.grad for t in leaves)]):
-        torch.testing.assert_close(a, b)
-
-
-@pytest.mark.parametrize("scale", [1.0, 8.0])
-@pytest.mark.parametrize("masked", ["no", "bool", "float", "causal"])
-def test_attention_with_dropout_has_the_digits_of_torchs(masked: str, scale: float) -> None:
-    torch.manual_seed(0)
-    half = [(torch.randn(3, 2, 20, 8) * scale).bfloat16() for _ in range(3)]
-    weight, options = torch.randn(3, 2, 20, 8), _masks(masked)
-    right = _attend([t.double() for t in half], weight, **_cast(options, torch.float64))
-    errors = []
-    for context in (contextlib.nullcontext(), faster_dropout()):
-        with torch.autocast("cpu", torch.bfloat16), context:
-            found = _attend(half, weight, dropout_p=1e-9, **_cast(options, torch.bfloat16))
-        assert all(t.dtype == torch.bfloat16 for t in found)
-        errors.append(_errors(found, right))
-    assert all(new <= max(1.1 * old, 4e-3) for old, new in zip(*errors)), errors  # the rounding of the result

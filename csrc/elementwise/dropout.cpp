@@ -4,29 +4,12 @@
 #include <cmath>
 
 #include "core/isa.h"
-#include "core/parallel.h"
+#include "pieces.h"
 
 namespace fastssl {
 
-namespace {
-
-constexpr int64_t kTask = 1 << 15;  // elements that are worth a thread's while
-
-// f(begin, end) over pieces of [0, count), without the floating-point mode of kernels: torch's results keep subnormals.
-template <class F>
-void in_pieces(int64_t count, F&& f) {
-  if (count <= kTask || num_threads() == 1) {
-    f(int64_t(0), count);
-    return;
-  }
-  pool_started.store(true, std::memory_order_relaxed);
-  torch::stable::parallel_for(0, count, kTask, f);
-}
-
-}  // namespace
-
 void draw_kept(Twister& generator, double probability, int64_t count, uint8_t* kept) {
-  const DropoutTable& kernels = *isa().dropout;
+  const ElementwiseTable& kernels = *isa().elementwise;
   const auto bound = uint64_t(std::ceil(std::ldexp(probability, 53)));
   const int64_t rest = generator.left - 1, odd = rest % 2;
   const int64_t first = std::min(count, rest / 2);  // draws from the state as it is
@@ -60,10 +43,10 @@ void draw_kept(Twister& generator, double probability, int64_t count, uint8_t* k
 }
 
 void scale_kept(const void* x, DType dtype, const uint8_t* kept, double scale, int64_t count, void* out) {
-  const int64_t size = dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2;
+  const int64_t size = size_of(dtype);
   in_pieces(count, [&](int64_t begin, int64_t end) {
-    isa().dropout->scale(static_cast<const char*>(x) + begin * size, dtype, kept + begin, scale, end - begin,
-                         static_cast<char*>(out) + begin * size);
+    isa().elementwise->scale(static_cast<const char*>(x) + begin * size, dtype, kept + begin, scale, end - begin,
+                             static_cast<char*>(out) + begin * size);
   });
 }
 

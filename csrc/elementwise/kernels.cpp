@@ -1,5 +1,7 @@
-// Loops that the compiler turns into vectors. Compiled once per instruction set.
+// Compiled once per instruction set.
 #include "kernels.h"
+
+#include <algorithm>
 
 #include "core/half.h"
 #include "simd/simd.h"
@@ -65,19 +67,25 @@ FASTSSL_INLINE void scale_as(const T* x, const uint8_t* kept, T scale, int64_t c
   for (int64_t k = 0; k < count; ++k) out[k] = x[k] * (kept[k] ? scale : T(0));
 }
 
-FASTSSL_INLINE void scale_bf16(const uint16_t* x, const uint8_t* kept, float scale, int64_t count, uint16_t* out) {
-  using Float = Vec<float>;
-  using Bits = IVec<float>;
+using Float = Vec<float>;
+using Bits = IVec<float>;
+constexpr int64_t kStep = kWidth<float>;
+
+FASTSSL_INLINE Float from_memory(const float* p) { return load<float>(p); }
+FASTSSL_INLINE Float from_memory(const uint16_t* p) { return (Float)(load_as<Bits>(p) << 16); }
+FASTSSL_INLINE void to_memory(float* p, Float v) { store<float>(p, v); }
+FASTSSL_INLINE void to_memory(uint16_t* p, Float v) {  // float_to_bf16
   typedef uint16_t Halves __attribute__((vector_size(kVectorBytes / 2)));
-  constexpr int64_t kStep = kWidth<float>;
+  const Bits bits = (Bits)v, upper = bits >> 16, rounded = (bits + 0x7fff + (upper & 1)) >> 16;
+  const Halves halves = __builtin_convertvector(v == v ? rounded : upper | 0x40, Halves);
+  __builtin_memcpy(p, &halves, sizeof halves);
+}
+
+FASTSSL_INLINE void scale_bf16(const uint16_t* x, const uint8_t* kept, float scale, int64_t count, uint16_t* out) {
   int64_t k = 0;
   for (; k + kStep <= count; k += kStep) {
     const Float factor = load_as<Bits>(kept + k) != 0 ? splat(scale) : splat(0.f);
-    const Float product = (Float)(load_as<Bits>(x + k) << 16) * factor;
-    const Bits bits = (Bits)product, upper = bits >> 16;
-    const Bits rounded = (bits + 0x7fff + (upper & 1)) >> 16;
-    const Halves halves = __builtin_convertvector(product == product ? rounded : upper | 0x40, Halves);
-    __builtin_memcpy(out + k, &halves, sizeof halves);
+    to_memory(out + k, from_memory(x + k) * factor);
   }
   for (; k < count; ++k) out[k] = float_to_bf16(bf16_to_float(x[k]) * (kept[k] ? scale : 0.f));
 }
@@ -97,10 +105,56 @@ void scale(const void* x, DType dtype, const uint8_t* kept, double scale, int64_
   }
 }
 
+// out[k] = f(a[k], b[k]).
+template <class T, class F>
+FASTSSL_INLINE void map(const T* a, const T* b, int64_t count, T* out, F&& f) {
+  int64_t k = 0;
+  for (; k + kStep <= count; k += kStep) to_memory(out + k, f(from_memory(a + k), from_memory(b + k)));
+  if (k == count) return;
+  T rest[2][kStep] = {};
+  std::copy_n(a + k, count - k, rest[0]);
+  std::copy_n(b + k, count - k, rest[1]);
+  to_memory(rest[0], f(from_memory(rest[0]), from_memory(rest[1])));
+  std::copy_n(rest[0], count - k, out + k);
+}
+template <class F>
+FASTSSL_INLINE void map(const void* a, const void* b, DType dtype, int64_t count, void* out, F&& f) {
+  if (dtype == DType::f32) {
+    map(static_cast<const float*>(a), static_cast<const float*>(b), count, static_cast<float*>(out), f);
+  } else {
+    map(static_cast<const uint16_t*>(a), static_cast<const uint16_t*>(b), count, static_cast<uint16_t*>(out), f);
+  }
+}
+
+constexpr float kSlope = 1.5957691216057308f, kCube = 0.044715f * kSlope;  // the first: 2 sqrt(2 / pi)
+
+struct Sigmoid {
+  Float value, slope;
+};
+
+// Of 2 sqrt(2 / pi) (x + 0.044715 x^3), and its derivative by x.
+FASTSSL_INLINE Sigmoid sigmoid(Float x) {
+  const Float u = x * (kSlope + kCube * x * x), size = u < 0 ? -u : u;
+  const Float e = size < 87.f ? exp_minus(size) : splat(0.f), share = 1.f / (1.f + e);
+  return {u < 0 ? e * share : share, e * share * share * (kSlope + 3 * kCube * x * x)};
+}
+
+void gelu(const void* x, DType dtype, int64_t count, void* out) {
+  map(x, x, dtype, count, out, [](Float x, Float) __attribute__((always_inline)) { return x * sigmoid(x).value; });
+}
+
+void gelu_backward(const void* grad, const void* x, DType dtype, int64_t count, void* out) {
+  map(grad, x, dtype, count, out, [](Float grad, Float x) __attribute__((always_inline)) {
+    const Sigmoid share = sigmoid(x);
+    return grad * (share.value + x * share.slope);
+  });
+}
+
 }  // namespace
 }  // namespace FASTSSL_ISA
 
-extern const DropoutTable FASTSSL_JOIN(dropout_, FASTSSL_ISA);
-const DropoutTable FASTSSL_JOIN(dropout_, FASTSSL_ISA) = {FASTSSL_ISA::twist, FASTSSL_ISA::draw, FASTSSL_ISA::scale};
+extern const ElementwiseTable FASTSSL_JOIN(elementwise_, FASTSSL_ISA);
+const ElementwiseTable FASTSSL_JOIN(elementwise_, FASTSSL_ISA) = {
+    FASTSSL_ISA::twist, FASTSSL_ISA::draw, FASTSSL_ISA::scale, FASTSSL_ISA::gelu, FASTSSL_ISA::gelu_backward};
 
 }  // namespace fastssl

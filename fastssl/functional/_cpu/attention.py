@@ -1,0 +1,161 @@
+"""Attention that is trained on CPUs (csrc/attention): its weights are made again in the backward pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as TF
+from torch import Tensor
+
+from fastssl.functional._cpu.dropout import draw, draws_as_torch, factor
+from fastssl.functional._cpu.plain import plain
+from fastssl.ops import extension
+
+ATTENTION = TF.scaled_dot_product_attention
+FLOATS = (torch.float32, torch.bfloat16)
+LARGE = 1 << 18  # elements of the keys of a head, which stay in the second cache while they are used
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        kept: Tensor | None,
+        kept_factor: float,
+        scale: float,
+        causal: bool,
+    ) -> Tensor:
+        batch, heads, queries, _ = query.shape
+        if kept is None and all(t.stride(-1) == 1 for t in (query, key, value)):  # as torch's own
+            out = query.new_empty(batch, queries, heads, value.shape[-1]).transpose(1, 2)
+        else:
+            out = query.new_empty(batch, heads, queries, value.shape[-1])
+        ctx.options = (kept_factor, scale, causal)
+        rows = torch.ops.fastssl.attention(*map(_beside, (query, key, value)), mask, kept, *ctx.options, out)
+        ctx.save_for_backward(query, key, value, mask, kept, rows)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, mask, kept, rows = ctx.saved_tensors
+        inputs = query, key, value
+        if torch.is_grad_enabled() or not plain(gradient):
+            found = _gradients(gradient, *inputs, mask, kept, *ctx.options)
+        else:
+            found = tuple(torch.empty_like(t) if _beside(t) is t else t.new_empty(t.shape) for t in inputs)
+            given = map(_beside, (gradient, *inputs))
+            torch.ops.fastssl.attention_backward(*given, mask, kept, *ctx.options, rows, *found)
+        return *found, None, None, None, None, None
+
+
+def _beside(t: Tensor) -> Tensor:
+    """With the features of a token side by side."""
+    return t if t.stride(-1) == 1 else t.contiguous()
+
+
+def _gradients(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    kept: Tensor | None,
+    kept_factor: float,
+    scale: float,
+    causal: bool,
+) -> tuple[Tensor, ...]:
+    """The gradients by operations of torch, which have derivatives of their own and can be mapped."""
+    q, k, v, g = (t.float() for t in (query, key, value, gradient))
+    scores = scale * q @ k.mT
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    if causal:
+        scores = scores.masked_fill(torch.ones_like(scores[0, 0], dtype=torch.bool).triu(1), -torch.inf)
+    weights = torch._safe_softmax(scores, -1)
+    dropped = weights if kept is None else weights * (kept * kept_factor)
+    of_weights = g @ v.mT if kept is None else g @ v.mT * (kept * kept_factor)
+    of_scores = weights * (of_weights - (weights * of_weights).sum(-1, keepdim=True)) * scale
+    found = of_scores @ k, of_scores.mT @ q, dropped.mT @ g
+    return tuple(t.to(query.dtype) for t in found)
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Replaces ``scaled_dot_product_attention`` where a gradient is needed."""
+    inputs = (query, key, value)
+    fits = all(isinstance(t, Tensor) for t in inputs) and plain(*inputs, attn_mask) and extension._C is not None
+    fits = fits and torch.is_grad_enabled() and any(t.requires_grad for t in inputs) and not enable_gqa
+    fits = fits and isinstance(dropout_p, float | int) and 0 <= dropout_p < 1 and _fit(*inputs)
+    if not (fits and _is_mask(attn_mask, query, key, is_causal) and (dropout_p == 0 or draws_as_torch())):
+        options: dict[str, Any] = {"is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
+        return ATTENTION(query, key, value, attn_mask, dropout_p, **options)
+    sizes = (*query.shape[:3], key.shape[2])
+    mask = attn_mask
+    if mask is not None:
+        mask = (mask if mask.dtype == torch.bool else mask.float()).expand(sizes)
+    kept, kept_factor = None, 1.0
+    if dropout_p:
+        kept, kept_factor = torch.empty(sizes, dtype=torch.bool), factor(dropout_p, torch.float32)
+        draw(kept, dropout_p)
+    steepness = query.shape[-1] ** -0.5 if scale is None else float(scale)
+    found: Tensor = _Attention.apply(query, key, value, mask, kept, kept_factor, steepness, is_causal)
+    return found.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else found
+
+
+def _fit(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    return (
+        query.dim() == key.dim() == value.dim() == 4
+        and query.dtype == key.dtype == value.dtype
+        and query.dtype in FLOATS
+        and query.shape[:2] == key.shape[:2] == value.shape[:2]
+        and key.shape[2] == value.shape[2]
+        and query.shape[3] == key.shape[3]
+        and min(query.numel(), key.numel(), value.numel()) > 0
+        and key.shape[2] * max(key.shape[3], value.shape[3]) <= LARGE
+    )
+
+
+def _is_mask(mask: Tensor | None, query: Tensor, key: Tensor, causal: bool) -> bool:
+    """Whether there is none, or one that is broadcast to all pairs and needs no gradient."""
+    if mask is None:
+        return True
+    wanted = (*query.shape[:3], key.shape[2])
+    return (
+        not causal
+        and not mask.requires_grad
+        and mask.dtype in (torch.bool, torch.float32, query.dtype)
+        and 2 <= mask.dim() <= 4
+        and all(given in (1, size) for given, size in zip(mask.shape[::-1], wanted[::-1]))
+    )
+
+
+def _scripted(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    return torch._C._nn.scaled_dot_product_attention(
+        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+    )
+
+
+attention.__prepare_scriptable__ = lambda: _scripted  # type: ignore[attr-defined]  # what torch.jit.script takes instead
