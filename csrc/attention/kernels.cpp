@@ -49,10 +49,9 @@ FASTSSL_INLINE void read_square(const T* from, int64_t stride, int64_t count, in
 
 // Tokens `begin` on, `blocks` blocks of 32. rows: [block][depth block][32][32]; lanes: [block][depth block][32
 // features] [32 tokens], times `factor`. Null: not wanted.
-void pack(const Tokens& tokens, DType dtype, int64_t depth, int64_t begin, int64_t blocks, float factor, float* rows,
-          float* lanes) {
+void pack(const Tokens& tokens, DType dtype, int64_t depth, int64_t begin, int64_t blocks, float* rows, float* lanes) {
   const int64_t depth_blocks = ceil_div(depth, kBlock);
-  alignas(64) float square[kArea], turned[kArea];
+  alignas(64) float square[kArea];
   with_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
     for (int64_t b = 0; b < blocks; ++b)
@@ -61,11 +60,9 @@ void pack(const Tokens& tokens, DType dtype, int64_t depth, int64_t begin, int64
         float* to = rows ? rows + at : square;
         read_square(static_cast<const T*>(tokens.data) + first * tokens.stride + d * kBlock, tokens.stride,
                     tokens.count - first, depth - d * kBlock, to);
-        if (!lanes) continue;
-        for (int64_t r = 0; r < kBlock; r += kW)
+        for (int64_t r = 0; lanes && r < kBlock; r += kW)
           for (int64_t k = 0; k < kBlock; k += kW)
-            transpose<float>(to + r * kBlock + k, kBlock, turned + k * kBlock + r, kBlock);
-        for (int64_t k = 0; k < kArea; k += kW) store<float>(lanes + at + k, load<float>(turned + k) * factor);
+            transpose<float>(to + r * kBlock + k, kBlock, lanes + at + k * kBlock + r, kBlock);
       }
   });
 }
@@ -129,6 +126,7 @@ class Sight {
   int64_t blocks() const { return ceil_div(last_, kBlock); }
   // The score of lanes from `key` on, minus infinity where they are not seen.
   FASTSSL_INLINE V operator()(V score, int64_t key) const {
+    score *= h_.scale * kLog2e;
     const bool whole = key + kW <= last_;
     const int64_t at = query_ * h_.mask_row + key * h_.mask_column;
     if (h_.added) {
@@ -212,11 +210,11 @@ void forward(const Head& h, float* scratch) {
   float* const query_lanes = value_rows + n.key_blocks * n.value_blocks * kArea;
   float* const out = query_lanes + kQueryBlocks * n.depth_blocks * kArea;
   float* const p = out + kQueryBlocks * n.value_blocks * kArea;
-  pack(h.key, h.dtype, h.depth, 0, n.key_blocks, 1, nullptr, key_lanes);
-  pack(h.value, h.dtype, h.value_depth, 0, n.key_blocks, 1, value_rows, nullptr);
+  pack(h.key, h.dtype, h.depth, 0, n.key_blocks, nullptr, key_lanes);
+  pack(h.value, h.dtype, h.value_depth, 0, n.key_blocks, value_rows, nullptr);
   for (int64_t begin = 0; begin < queries; begin += kBlock) {
     const int64_t count = std::min(kBlock, queries - begin);
-    pack(h.query, h.dtype, h.depth, begin, 1, h.scale * kLog2e, nullptr, query_lanes);
+    pack(h.query, h.dtype, h.depth, begin, 1, nullptr, query_lanes);
     const int64_t blocks = Sight(h, begin + count - 1).blocks();
     for (int64_t b = 0; b < blocks; ++b)
       scores(p + b * kArea, query_lanes, key_lanes + b * n.depth_blocks * kArea, n.depth_blocks);
@@ -260,14 +258,14 @@ void backward(const Head& h, float* scratch) {
   float* const out_rows = take(kQueryBlocks * n.value_blocks);
   float* const p = take(kQueryBlocks * keys);  // [query block][key block][32][32]
   float* const g = take(kQueryBlocks * keys);
-  pack(h.key, h.dtype, h.depth, 0, keys, 1, key_rows, key_lanes);
-  pack(h.value, h.dtype, h.value_depth, 0, keys, 1, nullptr, value_lanes);
+  pack(h.key, h.dtype, h.depth, 0, keys, key_rows, key_lanes);
+  pack(h.value, h.dtype, h.value_depth, 0, keys, nullptr, value_lanes);
   std::fill_n(key_sums, keys * n.depth_blocks * kArea, 0.f);
   std::fill_n(value_sums, keys * n.value_blocks * kArea, 0.f);
   for (int64_t begin = 0; begin < queries; begin += kQueryBlocks * kBlock) {
     const int64_t count = std::min(kQueryBlocks * kBlock, queries - begin), parts = ceil_div(count, kBlock);
-    pack(h.query, h.dtype, h.depth, begin, parts, h.scale * kLog2e, query_rows, query_lanes);
-    pack(h.out_gradient, h.dtype, h.value_depth, begin, parts, 1, out_rows, out_lanes);
+    pack(h.query, h.dtype, h.depth, begin, parts, query_rows, query_lanes);
+    pack(h.out_gradient, h.dtype, h.value_depth, begin, parts, out_rows, out_lanes);
     const int64_t seen = Sight(h, begin + count - 1).blocks();
     for (int64_t part = 0; part < parts; ++part) {
       float* const own_p = p + part * keys * kArea;

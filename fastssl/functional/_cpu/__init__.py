@@ -28,9 +28,9 @@ def faster_dropout() -> Iterator[None]:
     compared in vectors, one byte per element is stored instead of a factor, and the products are torch's. Attention
     that is trained, with dropout or without, is one operation in each pass, which stores no weights; it is computed in
     float32. ``dropout`` and ``scaled_dot_product_attention`` of ``torch.nn.functional`` are replaced, for all threads,
-    until the last context ends. What they do not cover runs torch's own code: calls in place, grouped queries, dropout
-    of a few thousand elements, other devices, subclasses of tensors, and what is compiled, traced, or transformed by
-    ``torch.func``.
+    until the last context ends. What they do not cover runs torch's own code: calls in place, grouped queries, few
+    elements, heads of long texts without dropout, other devices, subclasses of tensors, and what is compiled, traced,
+    or transformed by ``torch.func``.
 
     Forward and backward passes belong into it where attention is checkpointed: the backward pass computes it again.
 

@@ -14,7 +14,7 @@ from fastssl.ops import extension
 
 ATTENTION = TF.scaled_dot_product_attention
 FLOATS = (torch.float32, torch.bfloat16)
-LARGE = 1 << 18  # elements of the keys of a head, which stay in the second cache while they are used
+LARGE = 1 << 15  # elements of the keys of a head up to which torch takes longer: 512 tokens of 64
 
 
 class _Attention(torch.autograd.Function):
@@ -100,7 +100,8 @@ def attention(
     fits = all(isinstance(t, Tensor) for t in inputs) and plain(*inputs, attn_mask) and extension._C is not None
     fits = fits and torch.is_grad_enabled() and any(t.requires_grad for t in inputs) and not enable_gqa
     fits = fits and isinstance(dropout_p, float | int) and 0 <= dropout_p < 1 and _fit(*inputs)
-    if not (fits and _is_mask(attn_mask, query, key, is_causal) and (dropout_p == 0 or draws_as_torch())):
+    fits = fits and _is_mask(attn_mask, query, key, is_causal) and _pays(*inputs, dropout_p > 0)
+    if not (fits and (dropout_p == 0 or draws_as_torch())):
         options: dict[str, Any] = {"is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
         return ATTENTION(query, key, value, attn_mask, dropout_p, **options)
     sizes = (*query.shape[:3], key.shape[2])
@@ -125,8 +126,18 @@ def _fit(query: Tensor, key: Tensor, value: Tensor) -> bool:
         and key.shape[2] == value.shape[2]
         and query.shape[3] == key.shape[3]
         and min(query.numel(), key.numel(), value.numel()) > 0
-        and key.shape[2] * max(key.shape[3], value.shape[3]) <= LARGE
     )
+
+
+def _pays(query: Tensor, key: Tensor, value: Tensor, dropped: bool) -> bool:
+    """Whether torch takes longer. It composes attention with dropout; its kernel is slow in bf16 without AMX."""
+    pairs = query.shape[:3].numel() * key.shape[2]
+    if dropped:
+        return pairs >= 1 << 16
+    small = key.shape[2] * max(key.shape[3], value.shape[3]) <= LARGE
+    if query.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu"):
+        return pairs >= 1 << 13 and (small or not torch.cpu._is_amx_tile_supported())
+    return pairs >= 1 << 18 and small
 
 
 def _is_mask(mask: Tensor | None, query: Tensor, key: Tensor, causal: bool) -> bool:
