@@ -35,6 +35,8 @@ void check_view(const Program& program, const double* p, int64_t height, int64_t
       const bool factor = which >= Choice::brightness && which <= Choice::sharpness;
       if ((factor && p[1] < -1) || (which == Choice::posterize && !(p[1] >= 0 && p[1] <= 8)))
         fail("factors must be >= 0, that is values >= -1, and bits 0 to 8");
+      if (p[2] != 0 && p[2] != 1 && p[2] != 2)
+        fail("the interpolation must be 0 (bilinear), 1 (nearest) or 2 (bicubic)");
     }
     g.apply(op, p);
     p += kOpColumns[int(op.kind)];

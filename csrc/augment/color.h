@@ -52,6 +52,11 @@ template <class V>
 FASTSSL_HOST_DEVICE inline V solarized(V x, float threshold) {
   return x >= V{} + threshold ? 1.f - x : x;
 }
+// The darker half becomes brighter.
+template <class V>
+FASTSSL_HOST_DEVICE inline V solarize_added(V x, float more) {
+  return x < V{} + 0.5f ? smaller(x + more, V{} + 1.f) : x;
+}
 // Between the channel's smallest value, `low`, and its largest, low + span; a channel of one value stays as it is.
 template <class V>
 FASTSSL_HOST_DEVICE inline V stretched(V x, float low, float span) {

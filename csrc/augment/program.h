@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "automatic.h"
 #include "core/philox.h"
 
 namespace fastssl {
@@ -28,12 +29,14 @@ enum class OpKind : int32_t {
   sharpness,     // p, factor: on
   autocontrast,  // p: on
   invert,        // p: on
-  automatic,     // wide, magnitude (-1: a random one), magnitudes, outside: which, value
+  automatic,  // policy, magnitude (-1: a random one), magnitudes, outside, p, deviation of the magnitude (-1: uniform
+              // up to it), step of a sub-policy: which, value, interpolation
+  bicubic,    // p: on (how the crop before it is resized)
   count
 };
-// outside: nearest (or bilinear), mirrored at the edges (or filled), red, green, blue
+// outside: interpolation, mirrored at the edges (or filled), red, green, blue
 constexpr int kOpArguments = 16;
-constexpr int kOpColumns[int(OpKind::count)] = {4, 2, 3, 1, 6, 1, 1, 1, 1, 1, 4, 1, 1, 6, 8, 1, 1, 1, 2};
+constexpr int kOpColumns[int(OpKind::count)] = {4, 2, 3, 1, 6, 1, 1, 1, 1, 1, 4, 1, 1, 6, 8, 1, 1, 1, 3, 1};
 constexpr int kMaxOps = 32;
 
 struct Op {
@@ -75,43 +78,6 @@ struct Draws {
 inline double between(double u, double low, double high) { return low + (high - low) * u; }
 inline double index_of(double u, double count) { return std::fmin(std::floor(u * count), count - 1); }
 
-// What RandAugment and TrivialAugmentWide choose from, with torchvision's ranges of values.
-enum class Choice {
-  identity,
-  shear_x,
-  shear_y,
-  translate_x,
-  translate_y,
-  rotate,
-  brightness,
-  saturation,
-  contrast,
-  sharpness,
-  posterize,
-  solarize,
-  autocontrast,
-  equalize,
-  count
-};
-// The value of a magnitude t in [0, 1] on a view of h x w pixels, and whether its sign is drawn.
-inline double value_of(Choice c, bool wide, double t, double h, double w, bool& is_signed) {
-  is_signed = c >= Choice::shear_x && c <= Choice::sharpness;
-  switch (c) {
-    case Choice::shear_x:
-    case Choice::shear_y: return (wide ? 0.99 : 0.3) * t;
-    case Choice::translate_x: return (wide ? 32.0 : 150.0 / 331.0 * w) * t;
-    case Choice::translate_y: return (wide ? 32.0 : 150.0 / 331.0 * h) * t;
-    case Choice::rotate: return (wide ? 135.0 : 30.0) * t;
-    case Choice::brightness:
-    case Choice::saturation:
-    case Choice::contrast:
-    case Choice::sharpness: return (wide ? 0.99 : 0.9) * t;
-    case Choice::posterize: return std::nearbyint(8 - (wide ? 6 : 4) * t);
-    case Choice::solarize: return 1 - t;
-    default: return 0;
-  }
-}
-
 // Where the pixels of a view lie: a box of the image, resized to a frame, of which a window is kept; then mirrored.
 struct Geometry {
   double top = 0, left = 0, height = 0, width = 0;  // of the box
@@ -152,6 +118,7 @@ struct Geometry {
       case OpKind::flip:
         if (p[0] != 0) (op.a[1] != 0 ? flip_y : flip_x) ^= true;
         break;
+      case OpKind::bicubic: bicubic = p[0] != 0; break;
       default: break;
     }
   }
@@ -277,12 +244,33 @@ inline void sample_view(const Program& program, int64_t h, int64_t w, const Draw
         break;
       }
       case OpKind::automatic: {
-        const Choice which = Choice(int(index_of(u[0], double(int(Choice::count)))));
-        const double at = a[1] < 0 ? index_of(u[1], a[2]) : a[1];
-        bool is_signed;
+        const Automatic policy = Automatic(int(a[0]));
+        double v[4];
+        draws.block(k, op.shared, 1, v);
+        Choice which = Choice(int(index_of(u[0], double(int(Choice::invert)))));
+        double at = a[1] < 0 ? index_of(u[1], a[2]) : a[1];
+        bool applied = true;
+        if (policy == Automatic::timm) {
+          which = Choice(1 + int(index_of(u[0], double(int(Choice::count)) - 1)));  // all but the identity
+          const double normal = std::sqrt(-2 * std::log(v[0])) * std::cos(2 * 3.14159265358979323846 * v[1]);
+          at = a[9] < 0 ? at * v[0] : std::fmin(std::fmax(at + a[9] * normal, 0), a[2] - 1);
+          applied = u[3] < a[8];
+        } else if (policy >= Automatic::imagenet) {
+          const int step = int(a[10]);  // both steps are of the sub-policy that is drawn for the first
+          double first[4];
+          draws.block(k - step, op.shared, 0, first);
+          const SubPolicy& drawn = kSubPolicies[int(policy) - int(Automatic::imagenet)][int(index_of(first[1], 25))];
+          which = drawn[step].which;
+          at = drawn[step].magnitude;
+          applied = u[3] < drawn[step].p;
+        }
+        bool is_signed = false;
+        if (!applied) which = Choice::identity;
         p[0] = double(int(which));
-        p[1] = value_of(which, a[0] != 0, at / (a[2] - 1), geometry.window_height, geometry.window_width, is_signed);
+        p[1] = value_of(which, policy, at / (a[2] - 1), geometry.window_height, geometry.window_width, is_signed);
         if (is_signed && u[2] < 0.5) p[1] = -p[1];
+        const bool random = Interpolation(int(a[3])) == Interpolation::random;
+        p[2] = random ? double(int(v[2] < 0.5 ? Interpolation::bilinear : Interpolation::bicubic)) : a[3];
         break;
       }
       case OpKind::erase: {

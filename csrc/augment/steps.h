@@ -20,6 +20,7 @@ enum class StepKind {
   hue,
   gray,
   solarize,
+  solarize_add,
   posterize,
   project,
   invert,
@@ -35,7 +36,8 @@ enum class StepKind {
 // by m6 x + m7 y + 1.
 struct Warp {
   float m[8] = {1, 0, 0, 0, 1, 0, 0, 0};
-  bool nearest = false, mirrored = false;
+  Interpolation interpolation = Interpolation::bilinear;
+  bool mirrored = false;
 };
 struct Step {
   StepKind kind;
@@ -118,29 +120,53 @@ FASTSSL_HOST_DEVICE inline void warped_place(const Warp& w, V x, int64_t y, int6
     sx = smaller(larger(sx, least), V{} + (float(width) + 1));
     sy = smaller(larger(sy, least), V{} + (float(height) + 1));
   }
-  if (w.nearest) {
+  if (w.interpolation == Interpolation::nearest) {
     sx = (sx + 12582912.f) - 12582912.f;
     sy = (sy + 12582912.f) - 12582912.f;
   }
+}
+
+// Between b and c, by Pillow's cubic through four values.
+template <class V>
+FASTSSL_HOST_DEVICE inline V cubic(V a, V b, V c, V d, V at) {
+  return b + at * ((c - a) + at * ((2.f * (a - b) + c - d) + at * (b - a + d - c)));
 }
 
 // The pixels of the input from which a pixel is interpolated; those outside of it have the value of the fill.
 struct WarpedPixel {
   int32_t x0, y0, x1, y1;
   float fx, fy;
+  bool cubic, outside;
   FASTSSL_HOST_DEVICE WarpedPixel(const Warp& w, float sx, float sy, int64_t width, int64_t height) {
     const float left = floor_of(sx), top = floor_of(sy);
     x0 = int32_t(left);
     y0 = int32_t(top);
     fx = sx - left;
     fy = sy - top;
-    x1 = w.nearest || (w.mirrored && x0 + 1 >= width) ? x0 : x0 + 1;
-    y1 = w.nearest || (w.mirrored && y0 + 1 >= height) ? y0 : y0 + 1;
+    const bool nearest = w.interpolation == Interpolation::nearest;
+    x1 = nearest || (w.mirrored && x0 + 1 >= width) ? x0 : x0 + 1;
+    y1 = nearest || (w.mirrored && y0 + 1 >= height) ? y0 : y0 + 1;
+    cubic = w.interpolation == Interpolation::bicubic;
+    outside = sx < -0.5f || sy < -0.5f || sx >= float(width) - 0.5f || sy >= float(height) - 0.5f;
   }
 };
+// By cubics as Pillow's: the pixel at the edge stands for those beyond.
+FASTSSL_HOST_DEVICE inline float cubic_value(const WarpedPixel& p, const float* from, int64_t stride, int64_t width,
+                                             int64_t height, float fill) {
+  if (p.outside) return fill;
+  float lines[4];
+  for (int j = 0; j < 4; ++j) {
+    const float* line = from + smaller<int64_t>(larger<int64_t>(p.y0 + j - 1, 0), height - 1) * stride;
+    float v[4];
+    for (int i = 0; i < 4; ++i) v[i] = line[smaller<int64_t>(larger<int64_t>(p.x0 + i - 1, 0), width - 1)];
+    lines[j] = cubic(v[0], v[1], v[2], v[3], p.fx);
+  }
+  return clamp01(cubic(lines[0], lines[1], lines[2], lines[3], p.fy));
+}
 // Its value in a channel. At the edges as torchvision: a blend with black, and that with the fill.
 FASTSSL_HOST_DEVICE inline float warped_value(const WarpedPixel& p, const float* from, int64_t stride, int64_t width,
                                               int64_t height, float fill) {
+  if (p.cubic) return cubic_value(p, from, stride, width, height, fill);
   if (p.x0 >= 0 && p.y0 >= 0 && p.x1 < width && p.y1 < height) {
     const float *upper = from + p.y0 * stride, *lower = from + p.y1 * stride;
     return (upper[p.x0] * (1 - p.fx) + upper[p.x1] * p.fx) * (1 - p.fy) +
@@ -182,34 +208,37 @@ inline void inverse_affine(double degrees, double tx, double ty, double scale, d
 }
 
 // The projection that takes `corners` of a view (x and y, clockwise from the upper left one) to those of the image, as
-// torchvision's, whose coefficients are of corner pixels' indices but are applied to their centres. False: there is
-// none.
+// torchvision's, whose coefficients are of corner pixels' indices but are applied to their centres: the inverse of
+// Heckbert's map of a square to four points. False: there is none, as three corners lie on a line, or it takes the
+// view's middle to infinity.
 inline bool inverse_perspective(const double* corners, double height, double width, float* m) {
-  double rows[8][9] = {};
-  for (int i = 0; i < 4; ++i) {
-    const double x = corners[2 * i], y = corners[2 * i + 1];
-    const double to_x = i == 1 || i == 2 ? width - 1 : 0, to_y = i >= 2 ? height - 1 : 0;
-    const double first[9] = {x, y, 1, 0, 0, 0, -to_x * x, -to_x * y, to_x};
-    const double second[9] = {0, 0, 0, x, y, 1, -to_y * x, -to_y * y, to_y};
-    std::copy(first, first + 9, rows[2 * i]);
-    std::copy(second, second + 9, rows[2 * i + 1]);
-  }
-  for (int k = 0; k < 8; ++k) {  // Gauss and Jordan, with pivots
-    int best = k;
-    for (int i = k + 1; i < 8; ++i)
-      if (std::fabs(rows[i][k]) > std::fabs(rows[best][k])) best = i;
-    if (std::fabs(rows[best][k]) < 1e-9) return false;
-    if (best != k) std::swap(rows[k], rows[best]);
-    for (int i = 0; i < 8; ++i) {
-      if (i == k) continue;
-      const double factor = rows[i][k] / rows[k][k];
-      for (int j = k; j < 9; ++j) rows[i][j] -= factor * rows[k][j];
+  const auto x = [&](int i) { return corners[2 * (i % 4)]; };
+  const auto y = [&](int i) { return corners[2 * (i % 4) + 1]; };
+  const auto turn = [&](int i) {  // twice the area of three corners
+    return (x(i + 1) - x(i)) * (y(i + 2) - y(i)) - (x(i + 2) - x(i)) * (y(i + 1) - y(i));
+  };
+  for (int i = 0; i < 4; ++i)
+    if (turn(i) == 0) return false;
+  const double sum_x = x(0) - x(1) + x(2) - x(3), sum_y = y(0) - y(1) + y(2) - y(3), d = -turn(1);
+  const double g = sum_x * (y(3) - y(2)) - (x(3) - x(2)) * sum_y, h = (x(1) - x(2)) * sum_y - sum_x * (y(1) - y(2));
+  const double a[9] = {d * (x(1) - x(0)) + g * x(1),
+                       d * (x(3) - x(0)) + h * x(3),
+                       d * x(0),
+                       d * (y(1) - y(0)) + g * y(1),
+                       d * (y(3) - y(0)) + h * y(3),
+                       d * y(0),
+                       g,
+                       h,
+                       d};
+  double c[9];  // the inverse, but for a factor
+  for (int i = 0; i < 3; ++i)
+    for (int j = 0; j < 3; ++j) {
+      const int r = (j + 1) % 3, s = (j + 2) % 3, p = (i + 1) % 3, q = (i + 2) % 3;
+      c[3 * i + j] = (a[3 * r + p] * a[3 * s + q] - a[3 * r + q] * a[3 * s + p]) *
+                     (i == 0 ? width - 1 : (i == 1 ? height - 1 : 1));
     }
-  }
-  double c[8];
-  for (int k = 0; k < 8; ++k) c[k] = rows[k][8] / rows[k][k];
-  const double cx = width / 2, cy = height / 2, rest = c[6] * cx + c[7] * cy + 1;
-  if (std::fabs(rest) < 1e-9) return false;
+  const double cx = width / 2, cy = height / 2, rest = c[6] * cx + c[7] * cy + c[8];
+  if (rest == 0) return false;
   const double all[8] = {c[0] - cx * c[6],
                          c[1] - cx * c[7],
                          c[0] * cx + c[1] * cy + c[2] - cx * rest,
@@ -237,10 +266,10 @@ inline std::vector<Step> resolve(const Program& program, const double* p, Geomet
     return steps.back();
   };
   // outside: the last five arguments of what moves pixels
-  const auto add_warp = [&](const double* outside, const float* m) {
+  const auto add_warp = [&](const double* outside, double interpolation, const float* m) {
     Step& s = add(StepKind::warp);
     std::copy(m, m + 8, s.warp.m);
-    s.warp.nearest = outside[0] != 0;
+    s.warp.interpolation = Interpolation(int(interpolation));
     s.warp.mirrored = outside[1] != 0;
     for (int i = 0; i < 3; ++i) s.fill[i] = float(outside[2 + i]);
   };
@@ -288,16 +317,16 @@ inline std::vector<Step> resolve(const Program& program, const double* p, Geomet
         break;
       case OpKind::rotate:
         inverse_affine(-p[0], 0, 0, 1, 0, 0, 0, 0, m);
-        if (on) add_warp(op.a + 3, m);
+        if (on) add_warp(op.a + 3, op.a[3], m);
         break;
       case OpKind::affine:
         if (p[0] == 0 && p[1] == 0 && p[2] == 0 && p[3] == 1 && p[4] == 0 && p[5] == 0) break;
         inverse_affine(p[0], p[1], p[2], p[3], p[4], p[5], 0, 0, m);
-        add_warp(op.a + 11, m);
+        add_warp(op.a + 11, op.a[11], m);
         break;
       case OpKind::perspective: {
         const double own[8] = {0, 0, width - 1, 0, width - 1, height - 1, 0, height - 1};
-        if (!std::equal(own, own + 8, p) && inverse_perspective(p, height, width, m)) add_warp(op.a + 2, m);
+        if (!std::equal(own, own + 8, p) && inverse_perspective(p, height, width, m)) add_warp(op.a + 2, op.a[2], m);
         break;
       }
       case OpKind::sharpness:
@@ -319,19 +348,19 @@ inline std::vector<Step> resolve(const Program& program, const double* p, Geomet
           case Choice::shear_y:  // about the upper left corner
             inverse_affine(0, 0, 0, 1, shear_x ? std::atan(v) * kDegrees : 0, shear_x ? 0 : std::atan(v) * kDegrees,
                            -width / 2, -height / 2, m);
-            add_warp(op.a + 3, m);
+            add_warp(op.a + 3, p[2], m);
             break;
           case Choice::translate_x:
-            inverse_affine(0, std::trunc(v), 0, 1, 0, 0, 0, 0, m);
-            add_warp(op.a + 3, m);
+            inverse_affine(0, v, 0, 1, 0, 0, 0, 0, m);
+            add_warp(op.a + 3, p[2], m);
             break;
           case Choice::translate_y:
-            inverse_affine(0, 0, std::trunc(v), 1, 0, 0, 0, 0, m);
-            add_warp(op.a + 3, m);
+            inverse_affine(0, 0, v, 1, 0, 0, 0, 0, m);
+            add_warp(op.a + 3, p[2], m);
             break;
           case Choice::rotate:
             inverse_affine(-v, 0, 0, 1, 0, 0, 0, 0, m);
-            add_warp(op.a + 3, m);
+            add_warp(op.a + 3, p[2], m);
             break;
           case Choice::brightness: add(StepKind::brightness, factor); break;
           case Choice::saturation: add(StepKind::saturation, factor); break;
@@ -339,6 +368,8 @@ inline std::vector<Step> resolve(const Program& program, const double* p, Geomet
           case Choice::sharpness: add(StepKind::sharpness, factor); break;
           case Choice::posterize: add(StepKind::posterize, float(1 << int(v))); break;
           case Choice::solarize: add(StepKind::solarize, float(v)); break;
+          case Choice::invert: add(StepKind::invert); break;
+          case Choice::solarize_add: add(StepKind::solarize_add, float(v)); break;
           case Choice::autocontrast: add(StepKind::autocontrast); break;
           case Choice::equalize: add(StepKind::equalize); break;
           default: break;

@@ -247,6 +247,9 @@ inline void apply(const Step& s, const Row& row) {
     case StepKind::hue: each_color(row, [a](F& r, F& g, F& b) FASTSSL_LAMBDA { hue(r, g, b, a); }); break;
     case StepKind::gray: each_color(row, [](F& r, F& g, F& b) FASTSSL_LAMBDA { grayscale(r, g, b); }); break;
     case StepKind::solarize: each_value(row, [a](F v, int64_t) FASTSSL_LAMBDA { return solarized(v, a); }); break;
+    case StepKind::solarize_add:
+      each_value(row, [a](F v, int64_t) FASTSSL_LAMBDA { return solarize_added(v, a); });
+      break;
     case StepKind::posterize: each_value(row, [a](F v, int64_t) FASTSSL_LAMBDA { return posterized(v, a); }); break;
     case StepKind::invert: each_value(row, [](F v, int64_t) FASTSSL_LAMBDA { return 1.f - v; }); break;
     case StepKind::autocontrast: {
@@ -408,6 +411,8 @@ inline Canvas copied(const Canvas& image, ViewScratch& scratch) {
 inline void warp(const Canvas& image, const Step& s, ViewScratch& scratch) {
   const int64_t width = image.width, height = image.height, stride = image.stride;
   const Canvas from = copied(image, scratch);
+  const bool nearest = s.warp.interpolation == Interpolation::nearest;
+  const bool bicubic = s.warp.interpolation == Interpolation::bicubic;
   F lanes;
   for (int64_t i = 0; i < kL; ++i) lanes[i] = float(i);
   for (int64_t y = 0; y < height; ++y)
@@ -416,8 +421,9 @@ inline void warp(const Canvas& image, const Step& s, ViewScratch& scratch) {
       warped_place(s.warp, lanes + float(x), y, width, height, sx, sy);
       const F left = floor_of(sx), top = floor_of(sy), fx = sx - left, fy = sy - top;
       const I x0 = __builtin_convertvector(left, I), y0 = __builtin_convertvector(top, I);
-      const int32_t w = int32_t(width), h = int32_t(height), more = s.warp.nearest || s.warp.mirrored ? 0 : 1;
-      const I in = (x0 >= 0) & (y0 >= 0) & (x0 < w - more) & (y0 < h - more);
+      const int32_t w = int32_t(width), h = int32_t(height), more = nearest || s.warp.mirrored ? 0 : 1;
+      const int32_t before = bicubic ? 1 : 0, behind = bicubic ? 2 : more;
+      const I in = (x0 >= before) & (y0 >= before) & (x0 < w - behind) & (y0 < h - behind);
       const I out = (x0 < -more) | (y0 < -more) | (x0 >= w) | (y0 >= h);
       const I one_right = (x0 + 1 < w) & 1, one_below = (y0 + 1 < h) & 1;
       int64_t first[kL], right[kL], below[kL];
@@ -440,10 +446,24 @@ inline void warp(const Canvas& image, const Step& s, ViewScratch& scratch) {
             to[i] = warped_value(WarpedPixel(s.warp, sx[i], sy[i], width, height), plane, stride, width, height, fill);
           continue;
         }
+        if (bicubic) {
+          F lines[4];
+          for (int64_t j = 0; j < 4; ++j) {
+            F v[4];
+            for (int64_t q = 0; q < 4; ++q) {
+              const float* at = plane + (j - 1) * stride + q - 1;
+#pragma GCC unroll 16
+              for (int64_t i = 0; i < kL; ++i) v[q][i] = at[first[i]];
+            }
+            lines[j] = cubic(v[0], v[1], v[2], v[3], fx);
+          }
+          store(to, clamp01(cubic(lines[0], lines[1], lines[2], lines[3], fy)));
+          continue;
+        }
         F corner[4];
 #pragma GCC unroll 16
         for (int64_t i = 0; i < kL; ++i) corner[0][i] = plane[first[i]];
-        if (s.warp.nearest) {
+        if (nearest) {
           store(to, corner[0]);
           continue;
         }

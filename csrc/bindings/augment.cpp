@@ -49,6 +49,9 @@ Program program_of(const Doubles& rows) {
       throw std::invalid_argument("program: bits must be 0 to 8");
     if (op.kind == OpKind::automatic && !(op.a[2] >= 2 && op.a[1] < op.a[2]))
       throw std::invalid_argument("program: expected at least two magnitudes, and one of them");
+    if (op.kind == OpKind::automatic &&
+        !(op.a[0] >= 0 && op.a[0] < double(int(Automatic::count)) && (op.a[10] == 0 || (op.a[10] == 1 && k > 0))))
+      throw std::invalid_argument("program: expected a known policy, and its first step before its second");
     if (op.kind == OpKind::tile && !(op.a[0] >= 1)) throw std::invalid_argument("program: an empty grid");
   }
   return p;

@@ -97,6 +97,7 @@ FASTSSL_DEVICE void change(const PlainStep& s, float mean, const float* table, i
     case StepKind::hue: hue(c[0], c[1], c[2], s.a); break;
     case StepKind::gray: grayscale(c[0], c[1], c[2]); break;
     case StepKind::solarize: each([&](float v, int) { return solarized(v, s.a); }); break;
+    case StepKind::solarize_add: each([&](float v, int) { return solarize_added(v, s.a); }); break;
     case StepKind::posterize: each([&](float v, int) { return posterized(v, s.a); }); break;
     case StepKind::invert: each([&](float v, int) { return 1.f - v; }); break;
     case StepKind::autocontrast:

@@ -2,7 +2,7 @@
 
 from fastssl._docs import complete
 from fastssl.augment import _docs
-from fastssl.augment.automatic import RandAugment, TrivialAugmentWide
+from fastssl.augment.automatic import AutoAugment, RandAugment, TimmRandAugment, TrivialAugmentWide
 from fastssl.augment.convert import to_float
 from fastssl.augment.ops import (
     IMAGENET,
@@ -57,6 +57,7 @@ __all__ = [
     "IMAGENET",
     "POLICIES",
     "Augment",
+    "AutoAugment",
     "BYOLAugment",
     "BarlowTwinsAugment",
     "CPCAugment",
@@ -96,6 +97,7 @@ __all__ = [
     "RotNetAugment",
     "SimCLRAugment",
     "Tile",
+    "TimmRandAugment",
     "TrivialAugmentWide",
     "VICRegAugment",
     "Views",

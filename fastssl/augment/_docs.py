@@ -43,7 +43,7 @@ _CROPS = ("CenterCrop", "RandomCrop", "RandomResizedCrop", "Resize")
 def example(augmentation: type) -> str:
     """The docstring example of a policy, or of a program with an operation."""
     name = augmentation.__name__
-    policy = name.endswith("Augment") and name != "RandAugment"
+    policy = name.endswith("Augment") and not hasattr(augmentation, "kind")  # no operation
     call = f"{name}({_CALLS.get(name, '32' if policy else '')})"
     if policy:
         imported, made = name, call

@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 from fastssl._options import integer, plain_fields
 
 Range = tuple[float, float]
+Row = tuple[int, list[float], tuple[str, ...]]
+BICUBIC = 19  # the number of what decides how the crop before it is resized
 
 
 def _probability(name: str, p: float) -> float:
@@ -85,10 +87,9 @@ class Operation:
         """Whether all views of an image share one draw."""
         return False
 
-    @property
-    def repeats(self) -> int:
-        """How many times it is applied, with a draw each."""
-        return 1
+    def rows(self) -> list[Row]:
+        """What the kernels do, one after another: the numbers, constants and parameters' names."""
+        return [(self.kind, self.arguments(), self.columns)]
 
     def color(self) -> list[float]:
         """What it fills three channels with."""
@@ -121,7 +122,7 @@ class RandomResizedCrop(Operation):
         size: output size in pixels, or (height, width).
         scale: minimum and maximum area, as a fraction of the image.
         ratio: minimum and maximum width / height, log-uniform.
-        interpolation: "bilinear" or "bicubic", antialiased.
+        interpolation: "bilinear" or "bicubic", antialiased, or "random": one of both per image.
     """
 
     size: int | tuple[int, int]
@@ -137,18 +138,23 @@ class RandomResizedCrop(Operation):
         height_and_width(self.size)
         _range("scale", self.scale, 1e-6, 1.0)
         _range("ratio", self.ratio, 1e-3, 1e3)
-        _interpolation(self.interpolation)
+        self.arguments()
 
     def arguments(self) -> list[float]:
-        return [*self.scale, *self.ratio, *height_and_width(self.size), _interpolation(self.interpolation)]
+        bicubic = 0 if self.interpolation == "random" else _interpolation(self.interpolation, " or 'random'")
+        return [*self.scale, *self.ratio, *height_and_width(self.size), bicubic]
+
+    def rows(self) -> list[Row]:
+        drawn: Row = (BICUBIC, [0.5], ("bicubic",))
+        return [*super().rows(), *([drawn] if self.interpolation == "random" else [])]
 
     def window(self, before: tuple[int, int] | None) -> tuple[int, int]:
         return height_and_width(self.size)
 
 
-def _interpolation(name: str) -> int:
+def _interpolation(name: str, also: str = "") -> int:
     if name not in ("bilinear", "bicubic"):
-        raise ValueError(f"interpolation: expected 'bilinear' or 'bicubic', got {name!r}")
+        raise ValueError(f"interpolation: expected 'bilinear' or 'bicubic'{also}, got {name!r}")
     return int(name == "bicubic")
 
 

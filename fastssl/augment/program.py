@@ -131,7 +131,7 @@ class Augment(nn.Module):
             steps.append(op)
         if size is None:
             raise ValueError("operations: expected a crop, which determines the size of the views")
-        rows = [op for op in steps for _ in range(op.repeats)]
+        rows = [(op, *row) for op in steps for row in op.rows()]
         if len(rows) > 32:
             raise ValueError(f"operations: expected at most 32, got {len(rows)}")
         if dtype not in DTYPES:
@@ -151,13 +151,12 @@ class Augment(nn.Module):
         self._output = kernels.Output(*size, dtype, channels_last, tuple(mean), tuple(std))
         self._program = np.zeros((len(rows), kernels.ROW))
         names: list[str] = []
-        for k, op in enumerate(rows):
-            arguments = op.arguments()
-            self._program[k, :2] = op.kind, op.shared
+        for k, (op, kind, arguments, columns) in enumerate(rows):
+            self._program[k, :2] = kind, op.shared
             self._program[k, 2 : 2 + len(arguments)] = arguments
             name = type(op).__name__
-            count = sum(type(other) is type(op) for other in rows[:k])
-            names += [f"{name}{count + 1 if count else ''}.{column}" for column in op.columns]
+            count = sum(type(other) is type(op) and which == kind for other, which, *_ in rows[:k])
+            names += [f"{name}{count + 1 if count else ''}.{column}" for column in columns]
         self.columns = tuple(names)
 
     @property

@@ -1,4 +1,4 @@
-"""Transforms of torchvision and lightly as fused programs."""
+"""Transforms of torchvision, timm and lightly as fused programs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import replace
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from fastssl.augment.automatic import RandAugment, TrivialAugmentWide
+from fastssl.augment.automatic import AutoAugment, RandAugment, TimmRandAugment, TrivialAugmentWide
 from fastssl.augment.ops import (
     CenterCrop,
     ColorJitter,
@@ -33,7 +34,7 @@ from fastssl.augment.ops import (
     Resize,
 )
 from fastssl.augment.program import DTYPES, Augment, Views
-from fastssl.augment.warps import RandomAffine, RandomPerspective, RandomRotation, Warp
+from fastssl.augment.warps import INTERPOLATIONS, RandomAffine, RandomPerspective, RandomRotation, Warp
 
 Step = Operation | Normalize
 Rules = Mapping[type, Callable[[Any], Any]]
@@ -70,15 +71,15 @@ def from_torchvision(
     channels_last: bool = False,
     channels: int | None = None,
 ) -> Augment | Views:
-    """Makes the program of a transform of torchvision (``transforms`` or ``transforms.v2``) or lightly.
+    """Makes the program of a transform of torchvision (``transforms`` or ``transforms.v2``), timm or lightly.
 
     The program draws from the same distributions and computes the same views to within 2/255 (see "Semantics" of the
     guide), but from other random numbers. It takes the place of the transform: of one image it makes one view, and of
     several transforms a list of views.
 
     Args:
-        transform: a ``Compose`` or another transform, one of lightly's such as ``SimCLRTransform()``, an
-            :class:`Augment`, or a list of these, one per view.
+        transform: a ``Compose`` or another transform, such as timm's ``create_transform(...)`` or lightly's
+            ``SimCLRTransform()``, an :class:`Augment`, or a list of these, one per view.
         rules: for classes of your own, by class: a function of the transform that returns an operation, a list of
             operations, a transform that is known, or None where it has no effect; of the class of a transform that
             makes several views, the list of their transforms.
@@ -214,7 +215,7 @@ def _steps(transform: Any, rules: Rules, place: str) -> Iterable[Any]:
             yield from _steps(transform.transform, rules, f"{place}.transform")
             return
         else:
-            known = {"torchvision": TORCHVISION, "lightly": LIGHTLY}.get(library, {}).get(name)
+            known = {"torchvision": TORCHVISION, "timm": TIMM, "lightly": LIGHTLY}.get(library, {}).get(name)
             if known is None:
                 raise ValueError(f"{place}: {_unknown(transform)}")
             if name == "RandomApply":
@@ -350,7 +351,7 @@ def _unknown(t: Any) -> str:
             "make it a class, for which rules= name the operations"
         )
     return (
-        f"{type(t).__module__}.{name} has no fused equivalent (known are transforms of torchvision and lightly); "
+        f"{type(t).__module__}.{name} has no fused equivalent (known are transforms of torchvision, timm and lightly); "
         f"rules={{{name}: lambda t: ...}} can name the operations, or the transforms of several views, to take for it"
     )
 
@@ -412,8 +413,8 @@ def _gray(t: Any) -> Any:
 def _outside(t: Any) -> dict[str, Any]:
     """How a transform interpolates, and what it fills the outside with."""
     name = str(getattr(t.interpolation, "value", t.interpolation))
-    if name not in ("nearest", "bilinear"):
-        raise _Unknown(f"expected nearest or bilinear interpolation, got {name}")
+    if name not in INTERPOLATIONS:
+        raise _Unknown(f"expected bilinear, nearest or bicubic interpolation, got {name}")
     fill = next(iter(t.fill.values()), 0) if isinstance(t.fill, dict) else t.fill
     color = [_threshold(v) for v in (fill if isinstance(fill, (list, tuple)) else [fill or 0])]
     if len(color) not in (1, 3):
@@ -465,7 +466,8 @@ def _erasing(t: Any) -> Operation:
 
 
 def _normalize(t: Any) -> Normalize:
-    mean, std = ([float(v) for v in values] for values in (t.mean, t.std))
+    # As decimals: float32 has 0.485 as 0.48500001.
+    mean, std = (np.asarray(values).astype(str).astype(float).tolist() for values in (t.mean, t.std))
     return Normalize(*(values[0] if len(values) == 1 else tuple(values) for values in (mean, std)))
 
 
@@ -492,6 +494,7 @@ def _parts(t: Any) -> list[Any]:
 
 
 TORCHVISION: dict[str, Callable[[Any], Any]] = {
+    "AutoAugment": lambda t: AutoAugment(str(t.policy.value), **_outside(t)),
     "CenterCrop": lambda t: CenterCrop(_pair(t.size)),
     "ColorJitter": _jitter,
     "Compose": _parts,
@@ -545,4 +548,51 @@ LIGHTLY: dict[str, Callable[[Any], Any]] = {
     "RandomRotate": _turned,
     "RandomSolarization": lambda t: RandomSolarize(t.prob, _threshold(t.threshold)),
     "ToTensor": _to_tensor,
+}
+
+
+def _timm_resized_crop(t: Any) -> Operation:
+    random = isinstance(t.interpolation, (list, tuple))
+    how = "random" if random else _interpolated(t)
+    return RandomResizedCrop(_pair(t.size), tuple(t.scale), tuple(t.ratio), how)
+
+
+def _timm_rand_augment(t: Any) -> Any:
+    names, first = {op.name for op in t.ops}, t.ops[0]
+    if t.choice_weights is not None or names != TIMM_CHOICES:
+        raise _Unknown("expected the operations of 'inc1' with equal weights")
+    pct = first.hparams.get("translate_pct", 0.45)
+    if pct != 0.45 or first.magnitude_max not in (None, 10) or first.magnitude > 10:
+        raise _Unknown(
+            "expected translate_pct=0.45 and magnitudes of at most 10, got "
+            f"translate_pct={pct}, m={first.magnitude}, mmax={first.magnitude_max}"
+        )
+    if not t.num_layers:
+        return None
+    resample = first.kwargs["resample"]
+    how = "random" if isinstance(resample, (list, tuple)) else resample.name.lower()
+    return TimmRandAugment(
+        *(t.num_layers, float(first.magnitude), float(first.magnitude_std), float(first.prob), how),
+        tuple(v / 255 for v in first.kwargs["fillcolor"]),
+    )
+
+
+def _timm_erasing(t: Any) -> Operation:
+    if t.rand_color or t.per_pixel or t.max_count != 1:
+        raise _Unknown(f"expected re_mode='const' and re_count=1, got {t.mode!r} and {t.max_count}")
+    low, high = (math.exp(v) for v in t.log_aspect_ratio)
+    return RandomErasing(t.probability, (t.min_area, t.max_area), (low, high))
+
+
+TIMM_CHOICES = {
+    *("AutoContrast", "Equalize", "Invert", "Rotate", "PosterizeIncreasing", "SolarizeIncreasing", "SolarizeAdd"),
+    *("ColorIncreasing", "ContrastIncreasing", "BrightnessIncreasing", "SharpnessIncreasing"),
+    *("ShearX", "ShearY", "TranslateXRel", "TranslateYRel"),
+}
+TIMM: dict[str, Callable[[Any], Any]] = {
+    "MaybePILToTensor": _nothing,
+    "MaybeToTensor": _to_tensor,
+    "RandAugment": _timm_rand_augment,
+    "RandomErasing": _timm_erasing,
+    "RandomResizedCropAndInterpolation": _timm_resized_crop,
 }

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from fastssl.augment.ops import Operation, Range, _per_channel, _probability, _range
 
 Fill = float | tuple[float, float, float] | None
+INTERPOLATIONS = ("bilinear", "nearest", "bicubic")  # by their numbers in the kernels
 
 
 @dataclass(frozen=True, repr=False)
 class Warp(Operation):
     """What those with ``interpolation`` and ``fill`` share: how pixels are interpolated, and what lies outside of the
     view."""
+
+    interpolations: ClassVar[tuple[str, ...]] = INTERPOLATIONS
 
     @property
     def symmetric(self) -> bool:
@@ -28,16 +31,16 @@ class Warp(Operation):
     def outside(self) -> list[float]:
         """The last arguments of the kernels."""
         given: Any = self
-        if given.interpolation not in ("nearest", "bilinear"):
-            raise ValueError(f"interpolation: expected 'nearest' or 'bilinear', got {given.interpolation!r}")
+        if given.interpolation not in self.interpolations:
+            raise ValueError(f"interpolation: expected one of {self.interpolations}, got {given.interpolation!r}")
         fill = self.color()
         if not all(0 <= v <= 1 for v in fill):
             raise ValueError(f"fill: expected values in [0, 1], as colours are, got {given.fill!r}")
-        return [float(given.interpolation == "nearest"), float(given.fill is None), *fill]
+        return [self.interpolations.index(given.interpolation), float(given.fill is None), *fill]
 
     def check(self) -> None:
         _probability("p", getattr(self, "p", 1))
-        self.arguments()
+        self.rows()
 
 
 def around(name: str, value: Any, low: float, high: float) -> Range:
@@ -52,7 +55,7 @@ class RandomRotation(Warp):
     Args:
         degrees: maximum angle either way, counterclockwise, or a range.
         p: probability of application.
-        interpolation: "bilinear" or "nearest".
+        interpolation: "bilinear", "nearest" or "bicubic", whose edges are Pillow's.
         fill: colour of what lies outside of the view, (R, G, B) or one value in [0, 1]; None: the view is mirrored at
             its edges.
     """
@@ -85,7 +88,7 @@ class RandomAffine(Warp):
         shear: largest angle of shear along x either way in degrees, or its range; four numbers: the ranges along x and
             y; None: 0.
         p: probability of application.
-        interpolation: "bilinear" or "nearest".
+        interpolation: "bilinear", "nearest" or "bicubic", whose edges are Pillow's.
         fill: colour of what lies outside of the view, (R, G, B) or one value in [0, 1]; None: the view is mirrored at
             its edges.
     """
@@ -130,7 +133,7 @@ class RandomPerspective(Warp):
     Args:
         distortion_scale: how far, from 0 to 1 of the way to the centre.
         p: probability of application.
-        interpolation: "bilinear" or "nearest".
+        interpolation: "bilinear", "nearest" or "bicubic", whose edges are Pillow's.
         fill: colour of what lies outside of the view, (R, G, B) or one value in [0, 1]; None: the view is mirrored at
             its edges.
     """

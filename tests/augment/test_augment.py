@@ -17,6 +17,7 @@ from scipy import stats
 from fastssl.augment import (
     POLICIES,
     Augment,
+    AutoAugment,
     CenterCrop,
     ColorizationAugment,
     ColorJitter,
@@ -47,6 +48,7 @@ from fastssl.augment import (
     RotNetAugment,
     SimCLRAugment,
     Tile,
+    TimmRandAugment,
     TrivialAugmentWide,
     Views,
     policy,
@@ -147,12 +149,16 @@ OPERATIONS: list[Any] = [
     RandomRotation(200, fill=(0.2, 0.5, 0.9)),
     RandomAffine(30, (0.2, 0.1), (0.6, 1.5), (-20, 20, -9, 9), p=0.8),
     RandomAffine((10, 20), shear=8, fill=None),
-    RandomPerspective(1.0, 0.8, fill=0.5),
+    RandomPerspective(0.9, 0.8, fill=0.5),  # at 1 a view can be folded, and what is near the fold is any pixel
+    RandomRotation(60, interpolation="bicubic", fill=0.2),
+    RandomAffine(30, (0.2, 0.1), (0.6, 1.5), 8, interpolation="bicubic", fill=None),
     RandomAdjustSharpness(3.0, 0.8),
     RandomAutocontrast(0.7),
     RandomInvert(0.5),
     ColorProjection(0.6),
     TrivialAugmentWide(interpolation="bilinear"),
+    AutoAugment("svhn", interpolation="bicubic"),
+    TimmRandAugment(fill=0.5),
 ]
 
 
@@ -160,10 +166,10 @@ OPERATIONS: list[Any] = [
 @given(st.data())
 def test_kernels_agree_with_the_oracle(data: Any) -> None:
     height, width = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))
-    mode = data.draw(st.sampled_from(["bilinear", "bicubic"]))
+    mode = data.draw(st.sampled_from(["bilinear", "bicubic", "random"]))
     steps: list[Any] = [RandomResizedCrop((height, width), scale=(0.01, 1.0), ratio=(0.2, 5.0), interpolation=mode)]
     steps += [RandomHorizontalFlip(), RandomVerticalFlip()][: data.draw(st.integers(0, 2))]
-    levels = (RandomPosterize, RandomEqualize, TrivialAugmentWide)
+    levels = (RandomPosterize, RandomEqualize, TrivialAugmentWide, AutoAugment, TimmRandAugment)
     smooth = [op for op in OPERATIONS if not isinstance(op, levels)]
     steps += data.draw(st.lists(st.sampled_from(smooth), max_size=4))
     if data.draw(st.booleans()):
@@ -237,7 +243,46 @@ def test_levels_agree_with_the_oracle(way: str) -> None:
     )
 
 
-FULL = [RandomResizedCrop((31, 37)), RandomHorizontalFlip(), *OPERATIONS, Normalize()]
+@pytest.mark.parametrize(
+    "op",
+    [
+        *(AutoAugment(policy, "bicubic") for policy in ("imagenet", "cifar10", "svhn")),
+        RandAugment(3, fill=0.5),
+        TrivialAugmentWide(interpolation="bilinear", fill=None),
+        TimmRandAugment(),
+        TimmRandAugment(3, 4, math.inf, 0.9, "nearest"),
+    ],
+    ids=repr,
+)
+def test_chosen_operations_agree_with_the_oracle(op: Any) -> None:
+    images = [image[:21, :24, :3] for image in images_of("levels", 40)]
+    augment = Augment([RandomResizedCrop((17, 14), interpolation="random"), op])
+    expected, drawn = augment(images, seed=2, return_params=True, backend="reference")
+    views, params = augment(images, seed=2, return_params=True, backend="cpu")
+    np.testing.assert_allclose(params.values, drawn.values, rtol=1e-12, atol=1e-12)
+    assert float(((views - expected).abs() > 2e-4).float().mean()) < 1e-3  # roundings at levels and between two pixels
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_projection_that_does_not_exist_leaves_the_view(way: str) -> None:
+    """Three corners on a line; of a few pixels, folded ones have no values that are not finite."""
+    rng = np.random.default_rng(0)
+    plain = Augment([CenterCrop((9, 12))])
+    image = rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    for corners in ([0, 0, 11, 0, 11, 8, 3, 0], [1, 7, 4, 5, 10, 1, 0, 8], [2, 2] * 4):
+        augment = Augment([CenterCrop((9, 12)), RandomPerspective(1.0, fill=None)])
+        params = Params(np.array([[0.0, 0.0, *map(float, corners)]]), augment.columns)
+        assert torch.equal(
+            apply(way, augment, [image], params), apply(way, plain, [image], plain.sample([(9, 12)], seed=0))
+        )
+    for size in ((1, 1), (1, 6), (5, 2), (2, 2), (8, 3)):
+        augment = Augment([CenterCrop(size), RandomPerspective(1.0, 1.0)])
+        images = [image[: size[0], : size[1]]] * 50
+        views = apply(way, augment, images, augment.sample([size] * 50, seed=1))
+        assert bool(((views >= 0) & (views <= 1)).all())
+
+
+FULL = [RandomResizedCrop((31, 37), interpolation="random"), RandomHorizontalFlip(), *OPERATIONS, Normalize()]
 
 
 @pytest.mark.threads
@@ -588,7 +633,9 @@ BAD: list[tuple[str, Any, type[Exception], str]] = [
     ("one translate", lambda: RandomAffine(9, translate=0.1), ValueError, "translate: expected fractions"),  # type: ignore
     ("scale 0", lambda: RandomAffine(9, scale=(0, 1)), ValueError, "scale"),
     ("fill", lambda: RandomRotation(9, fill=255), ValueError, "fill: expected values in .0, 1., .*255"),
-    ("warp", lambda: RandomRotation(9, interpolation="bicubic"), ValueError, "'nearest' or 'bilinear', got 'bicubic'"),
+    ("warp", lambda: RandomRotation(9, interpolation="box"), ValueError, "'nearest', 'bicubic'.*, got 'box'"),
+    ("policy", lambda: AutoAugment("places"), ValueError, "policy: expected one of .'imagenet'.*, got 'places'"),
+    ("timm", lambda: TimmRandAugment(magnitude=11), ValueError, r"magnitude: expected a number in .0, 10., got 11"),
     ("magnitude", lambda: RandAugment(2, 31), ValueError, "magnitude: expected an integer from 0 to 30, got 31"),
     ("distortion", lambda: RandomPerspective(2), ValueError, "distortion_scale"),
     ("sharpness", lambda: RandomAdjustSharpness(-1.0), ValueError, "sharpness_factor"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import nn
 
 from fastssl.augment import (
     Augment,
+    AutoAugment,
     CenterCrop,
     ColorJitter,
     GaussianBlur,
@@ -28,10 +31,16 @@ from fastssl.augment import (
     RandomSolarize,
     RandomVerticalFlip,
     Resize,
+    TimmRandAugment,
     TrivialAugmentWide,
     Views,
     from_torchvision,
 )
+from fastssl.augment.torchvision import TIMM_CHOICES
+
+
+class AutoAugmentPolicy(Enum):
+    SVHN = "svhn"
 
 
 def made(
@@ -145,6 +154,68 @@ def test_rotations_keep_their_interpolation_and_fill() -> None:
     some = {"num_ops": 3, "magnitude": 7, "num_magnitude_bins": 11, "interpolation": "nearest", "fill": None}
     assert program(crop(), made("RandAugment", **some), FLOAT)[1:] == [RandAugment(3, 7, 11)]
     assert program(crop(), made("RandAugment", **{**some, "num_ops": 0}), FLOAT)[1:] == []
+    learned = made("AutoAugment", policy=AutoAugmentPolicy.SVHN, interpolation="nearest", fill=[0, 51, 255])
+    assert program(crop(), learned, FLOAT)[1:] == [AutoAugment("svhn", fill=(0.0, 0.2, 1.0))]
+
+
+def test_the_transform_of_timm() -> None:
+    """That of ``create_transform(32, is_training=True, auto_augment="rand-m9-mstd0.5-inc1", re_prob=0.25)``."""
+    names = sorted(TIMM_CHOICES)
+    both = ("bilinear", "bicubic")
+    ours = {"prob": 0.5, "magnitude": 9, "magnitude_std": 0.5, "magnitude_max": None, "hparams": {}}
+    kwargs = {"fillcolor": (51, 102, 255), "resample": both}
+
+    def chosen(**given: Any) -> Any:
+        ops = [made("AugmentOp", "timm.data.auto_augment", kwargs=kwargs, **ours | given) for _ in names]
+        for op, name in zip(ops, names):
+            op.name = name
+        return made("RandAugment", "timm.data.auto_augment", ops=ops, num_layers=2, choice_weights=None)
+
+    def erased(**given: Any) -> Any:
+        sizes = {"probability": 0.25, "min_area": 0.02, "max_area": 1 / 3, "log_aspect_ratio": (0.0, 0.0)}
+        usual = {"mode": "const", "rand_color": False, "per_pixel": False, "max_count": 1}
+        return made("RandomErasing", "timm.data.random_erasing", **sizes | usual | given)
+
+    name, library = "RandomResizedCropAndInterpolation", "timm.data.transforms"
+    start = [made(name, library, **{**vars(crop()), "interpolation": both}), FLIP]
+    normalize = made("Normalize", mean=torch.tensor([0.485, 0.4, 0.3]), std=torch.tensor([0.229, 0.3, 0.4]))
+    end = [made("MaybeToTensor", library), normalize]
+    assert program(*start, chosen(), *end, erased()) == [
+        RandomResizedCrop((32, 32), interpolation="random"),
+        RandomHorizontalFlip(0.5),
+        TimmRandAugment(2, 9.0, 0.5, 0.5, "random", (0.2, 0.4, 1.0)),
+        RandomErasing(0.25, (0.02, 1 / 3), (1.0, 1.0), (0.485, 0.4, 0.3)),
+        Normalize((0.485, 0.4, 0.3), (0.229, 0.3, 0.4)),
+    ]
+    with pytest.raises(ValueError, match="RandAugment: expected translate_pct=0.45 and .* of at most 10, got .*m=11"):
+        program(*start, chosen(magnitude=11), *end)
+    with pytest.raises(ValueError, match="RandomErasing: expected re_mode='const' and re_count=1, got 'pixel' and 1"):
+        program(*start, *end, erased(mode="pixel", per_pixel=True))
+    names.remove("Invert")
+    with pytest.raises(ValueError, match="RandAugment: expected the operations of 'inc1' with equal weights"):
+        program(*start, chosen(), *end)
+
+
+def test_chosen_operations_are_those_of_timm() -> None:
+    """Of the drawn parameters, by timm's functions of Pillow images, away from the edges."""
+    timm = pytest.importorskip("timm.data.auto_augment")
+    image = np.asarray(Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)).resize((64, 64)))
+    augment = Augment([CenterCrop(64), TimmRandAugment(1, prob=1.0)])
+    views, params = augment([image] * 60, seed=0, return_params=True)
+    names = [None, "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast"]
+    names += ["Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize", "Invert", "SolarizeAdd"]
+    for view, (_, _, which, value, how) in zip(views, params.values):
+        argument = -value if which in (3, 4) else 1 + value if 6 <= which < 10 else value
+        argument = int(argument) if which == 10 else math.ceil(value * 255) if which == 11 else argument
+        argument = round(value * 255) if which == 15 else argument
+        given = () if 12 <= which < 15 else (argument,)
+        resample = Image.Resampling.BICUBIC if how == 2 else Image.Resampling.BILINEAR
+        theirs = timm.NAME_TO_OP[names[int(which)]](
+            Image.fromarray(image), *given, resample=resample, fillcolor=(124, 116, 104)
+        )
+        expected = torch.from_numpy(np.asarray(theirs).copy()).permute(2, 0, 1) / 255
+        different = (view - expected).abs() > 2.1 / 255
+        assert different.float().mean() < 0.04, (which, value, how)  # edges of what is known
 
 
 def test_one_channel_of_grey() -> None:
@@ -227,7 +298,10 @@ def test_the_dtype_is_that_of_the_transform_or_the_given_one() -> None:
         ([crop(), made("RandomInvert", p=1), made("Grayscale", num_output_channels=1), FLOAT], "Grayscale.1. first"),
         ([crop(), rotation(center=[0, 0]), FLOAT], r"RandomRotation: expected center=None, got \[0, 0\]"),
         ([crop(), rotation(expand=True), FLOAT], "expected expand=False"),
-        ([crop(), rotation(interpolation="bicubic"), FLOAT], "expected nearest or bilinear interpolation, got bicubic"),
+        (
+            [crop(), rotation(interpolation="box"), FLOAT],
+            "expected bilinear, nearest or bicubic interpolation, got box",
+        ),
         ([crop(), rotation(degrees=[10, 20]), FLIP, FLOAT], "RandomHorizontalFlip.* before RandomRotation.*mirrored"),
         ([rotation(), crop(), FLOAT], "put it behind the crop"),
         ([resize((40, 40)), crop(), FLOAT], "RandomResizedCrop reads the whole image: leave the resize out"),
@@ -338,7 +412,7 @@ def test_functions_and_classes_are_no_transforms() -> None:
     with pytest.raises(ValueError, match=r"got the class ToTensor; give an instance, ToTensor\(...\)"):
         from_torchvision(compose(crop(), type(FLOAT)))
     foreign = made("Compose", "albumentations.core.composition", transforms=[])
-    with pytest.raises(ValueError, match=r"known are transforms of torchvision and lightly"):
+    with pytest.raises(ValueError, match=r"known are transforms of torchvision, timm and lightly"):
         from_torchvision(foreign)
 
 
@@ -420,10 +494,11 @@ def test_drawn_warps_and_choices_are_those_of_torchvision() -> None:
     image = np.random.default_rng(0).integers(0, 256, (20, 26, 3), dtype=np.uint8)
     smooth = v2.functional.resize(torch.from_numpy(image).permute(2, 0, 1), [60, 78]).permute(1, 2, 0).numpy()
     corners = [[0, 0], [51, 0], [51, 63], [0, 63]]
-    names = list(auto.RandAugment._AUGMENTATION_SPACE)
+    names = [*auto.RandAugment._AUGMENTATION_SPACE, "Invert"]
     chosen = lambda x, p: v2.RandAugment()._apply_image_or_video_transform(  # noqa: E731
         x, names[int(p[0])], float(p[1]), "nearest", {torch.Tensor: None}
     )
+    twice = lambda x, p: chosen(chosen(x, p[:3]), p[3:])  # noqa: E731
     for op, theirs in (
         (
             RandomAffine(40, (0.2, 0.1), (0.6, 1.5), (-20, 20, -10, 10), fill=(0.2, 0.5, 0.9)),
@@ -437,6 +512,7 @@ def test_drawn_warps_and_choices_are_those_of_torchvision() -> None:
         ),
         (RandAugment(1), chosen),
         (TrivialAugmentWide(), chosen),
+        *((AutoAugment(policy), twice) for policy in ("imagenet", "cifar10", "svhn")),
     ):
         crop = CenterCrop((64, 52), resize=64)
         augment = Augment([crop, op])

@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
-COLUMNS = (4, 2, 3, 1, 6, 1, 1, 1, 1, 1, 4, 1, 1, 6, 8, 1, 1, 1, 2)
+from fastssl.ops.reference.auto_augment import SUB_POLICIES, value_of
+
+COLUMNS = (4, 2, 3, 1, 6, 1, 1, 1, 1, 1, 4, 1, 1, 6, 8, 1, 1, 1, 3, 1)
 RESIZED_CROP, CROP, TILE, FLIP, JITTER, GRAY, BLUR, SOLARIZE, POSTERIZE, EQUALIZE, ERASE, ROTATE, PROJECT = range(13)
-AFFINE, PERSPECTIVE, SHARPNESS, AUTOCONTRAST, INVERT, AUTOMATIC = range(13, 19)
+AFFINE, PERSPECTIVE, SHARPNESS, AUTOCONTRAST, INVERT, AUTOMATIC, BICUBIC = range(13, 20)
 LUMA = (0.2989, 0.587, 0.114)
 
 
@@ -117,16 +119,21 @@ def _sample_one(
                     step = index(v[2 * i + axis], math.floor(a[1] * (window[1 - axis] // 2)) + 1) if on else 0
                     out.append(float(own[axis] - step if own[axis] == last[axis] and _far(i, axis) else step))
         elif kind == AUTOMATIC:
-            which = int(index(u[0], 14))
-            t = (index(u[1], a[2]) if a[1] < 0 else a[1]) / (a[2] - 1)
-            wide = bool(a[0])
-            value = [
-                *(0.0, *[(0.99 if wide else 0.3) * t] * 2),
-                *((32 if wide else 150 / 331 * side) * t for side in window[::-1]),
-                *((135 if wide else 30) * t, *[(0.99 if wide else 0.9) * t] * 4),
-                *(float(round(8 - (6 if wide else 4) * t)), 1 - t, 0.0, 0.0),
-            ][which]
-            out += [which, -value if 1 <= which <= 9 and u[2] < 0.5 else value]
+            policy, v = int(a[0]), draw(k, shared, 1)
+            which, applied = int(index(u[0], 14)), True
+            at = index(u[1], a[2]) if a[1] < 0 else a[1]
+            if policy == 2:  # timm's
+                which, applied = 1 + int(index(u[0], 15)), u[3] < a[8]
+                normal = math.sqrt(-2 * math.log(v[0])) * math.cos(2 * math.pi * v[1])
+                at = at * v[0] if a[9] < 0 else min(max(at + a[9] * normal, 0.0), a[2] - 1)
+            elif policy > 2:
+                drawn = int(index(draw(k - int(a[10]), shared, 0)[1], 25))
+                which, p, at = SUB_POLICIES[policy - 3][drawn][int(a[10])]
+                applied = u[3] < p
+            which = which if applied else 0
+            value = value_of(which, policy, at / (a[2] - 1), *window)
+            interpolation = (0.0 if v[2] < 0.5 else 2.0) if a[3] == 3 else a[3]
+            out += [which, -value if 1 <= which <= 9 and u[2] < 0.5 else value, interpolation]
         elif kind == ERASE:
             box = [0, 0, 0, 0]
             for attempt in range(1, 11) if on else ():
@@ -174,10 +181,12 @@ def view(
             image = image.expand(3, -1, -1)
         x = image[:3].float() / 255
         at = 0
-        for row in program:
+        for k, row in enumerate(program):
             kind, a = int(row[0]), [float(v) for v in row[2:]]
             p = [float(v) for v in params[at : at + COLUMNS[kind]]]
             at += COLUMNS[kind]
+            if k + 1 < len(program) and program[k + 1][0] == BICUBIC:
+                a[6] = float(params[at])
             x = _OPERATIONS[kind](x, a, p)
         if tuple(x.shape) != (3, height, width):
             raise ValueError(f"params: expected views of {height} x {width} pixels, got {tuple(x.shape)}")
@@ -336,14 +345,41 @@ def _warp(x: Tensor, matrix: np.ndarray, outside: list[float]) -> Tensor:
     m = torch.from_numpy(matrix).float().to(x.device)
     u, v, rest = (row[0] * z + row[1] * y + row[2] for row in m)
     grid = torch.stack([u / rest * 2 / width, v / rest * 2 / height], -1)
-    nearest, mirrored, *fill = outside
+    interpolation, mirrored, *fill = outside
+    if not mirrored:
+        grid = grid.nan_to_num(-9.0).clamp(-9.0, 9.0)  # all outside
+    if interpolation == 2:
+        return _cubic(x, u / rest + (width - 1) / 2, v / rest + (height - 1) / 2, bool(mirrored), fill)
     known = x if mirrored else torch.cat([x, torch.ones_like(x[:1])])
-    mode, padding = ("nearest" if nearest else "bilinear"), ("reflection" if mirrored else "zeros")
+    mode, padding = ("nearest" if interpolation == 1 else "bilinear"), ("reflection" if mirrored else "zeros")
     made = TF.grid_sample(known[None], grid[None], mode=mode, padding_mode=padding, align_corners=False)[0]
     if mirrored:
         return made
     color = torch.tensor(fill).view(3, 1, 1)
     return (made[:3] - color) * made[3] + color
+
+
+def _cubic(x: Tensor, u: Tensor, v: Tensor, mirrored: bool, fill: list[float]) -> Tensor:
+    """Interpolation by Pillow's cubic kernel at columns ``u`` and rows ``v``; the edge stands for what is beyond."""
+    height, width = x.shape[1:]
+    if mirrored:
+        u, v = (
+            (((t + 0.5) % (2 * n)).minimum(2 * n - (t + 0.5) % (2 * n)) - 0.5).clamp(0, n - 1)
+            for t, n in ((u, width), (v, height))
+        )
+    inside = (u >= -0.5) & (v >= -0.5) & (u < width - 0.5) & (v < height - 0.5)
+    total = torch.zeros(x.shape)
+    for i in range(-1, 3):
+        for j in range(-1, 3):
+            row, column = v.floor() + i, u.floor() + j
+            pixel = x[:, row.clamp(0, height - 1).nan_to_num().long(), column.clamp(0, width - 1).nan_to_num().long()]
+            total += pixel * _keys((v - row).abs()) * _keys((u - column).abs())
+    return torch.where(inside, total.clamp(0, 1), torch.tensor(fill).view(3, 1, 1))
+
+
+def _keys(d: Tensor) -> Tensor:
+    """Keys' kernel with a = -1."""
+    return torch.where(d <= 1, d**3 - 2 * d**2 + 1, (-(d**3) + 5 * d**2 - 8 * d + 4) * (d < 2))
 
 
 def _inverse(degrees: float, shift: Sequence[float], scale: float, shear: Sequence[float]) -> np.ndarray:
@@ -371,16 +407,19 @@ def _perspective(x: Tensor, a: list[float], p: list[float]) -> Tensor:
     own = _corners(height, width)
     if p == [float(v) for corner in own for v in corner]:
         return x
-    rows, right = [], []
+    rows = []
     for k, (to_x, to_y) in enumerate(own):
         at = [p[2 * k], p[2 * k + 1], 1.0]
-        rows += [[*at, 0, 0, 0, -to_x * at[0], -to_x * at[1]], [0, 0, 0, *at, -to_y * at[0], -to_y * at[1]]]
-        right += [to_x, to_y]
-    if np.linalg.matrix_rank(rows) < 8:
-        return x
-    matrix = np.append(np.linalg.solve(rows, right), 1.0).reshape(3, 3)
+        rows += [[*at, 0, 0, 0, *(-to_x * v for v in at)], [0, 0, 0, *at, *(-to_y * v for v in at)]]
+    points = np.array(p).reshape(4, 2)
+    for k in range(4):
+        (ux, uy), (vx, vy) = (points[(k + i) % 4] - points[k] for i in (1, 2))
+        if ux * vy == vx * uy:
+            return x  # three corners on a line
+    matrix = np.linalg.svd(np.array(rows))[2][-1].reshape(3, 3)  # but for a factor
     middle = np.array([[1, 0, width / 2], [0, 1, height / 2], [0, 0, 1]])
-    return _warp(x, np.linalg.inv(middle) @ matrix @ middle, a[2:7])
+    matrix = np.linalg.inv(middle) @ matrix @ middle
+    return x if abs(matrix[2, 2]) < 1e-12 else _warp(x, matrix / matrix[2, 2], a[2:7])
 
 
 def _sharpness(x: Tensor, a: list[float], p: list[float]) -> Tensor:
@@ -407,22 +446,28 @@ def _invert(x: Tensor, a: list[float], p: list[float]) -> Tensor:
 
 
 def _automatic(x: Tensor, a: list[float], p: list[float]) -> Tensor:
-    which, v = int(p[0]), p[1]
+    which, v, outside = int(p[0]), p[1], [p[2], *a[4:8]]
     if 1 <= which <= 2:  # about the upper left corner
         height, width = x.shape[1:]
         corner = np.array([[1, 0, -width / 2], [0, 1, -height / 2], [0, 0, 1]])
         angle = math.degrees(math.atan(v))
         sheared = _inverse(0, (0, 0), 1, (angle, 0) if which == 1 else (0, angle))
-        return _warp(x, corner @ sheared @ np.linalg.inv(corner), a[3:8])
+        return _warp(x, corner @ sheared @ np.linalg.inv(corner), outside)
     if 3 <= which <= 5:
-        shift = (math.trunc(v), 0) if which == 3 else (0, math.trunc(v)) if which == 4 else (0, 0)
-        return _warp(x, _inverse(-v if which == 5 else 0, shift, 1, (0, 0)), a[3:8])
+        shift = (v, 0) if which == 3 else (0, v) if which == 4 else (0, 0)
+        return _warp(x, _inverse(-v if which == 5 else 0, shift, 1, (0, 0)), outside)
     if 6 <= which <= 8:
         other = (torch.zeros_like(x), _gray_of(x), _gray_of(x).mean())[which - 6]
         return _blend(x, other, 1 + v)
     if which in (9, 10, 11):
         return (_sharpened(x, 1 + v), _posterize(x, [1, v], [1]), _solarize(x, [1, v], [1]))[which - 9]
-    return x if which == 0 else _autocontrast(x, a, [1]) if which == 12 else _equalize(x, a, [1])
+    if which == 15:
+        return torch.where(x < 0.5, (x + v).clamp(max=1), x)
+    return x if which == 0 else (_autocontrast, _equalize, _invert)[which - 12](x, a, [1])
+
+
+def _as_it_is(x: Tensor, a: list[float], p: list[float]) -> Tensor:
+    return x
 
 
 def _project(x: Tensor, a: list[float], p: list[float]) -> Tensor:
@@ -435,5 +480,5 @@ def _project(x: Tensor, a: list[float], p: list[float]) -> Tensor:
 _OPERATIONS: tuple[Callable[[Tensor, list[float], list[float]], Tensor], ...] = (
     _resized_crop, _crop, _tile, _flip, _jitter, _grayscale, _blur,
     _solarize, _posterize, _equalize, _erase, _rotate, _project,
-    _affine, _perspective, _sharpness, _autocontrast, _invert, _automatic,
+    _affine, _perspective, _sharpness, _autocontrast, _invert, _automatic, _as_it_is,
 )  # fmt: skip
