@@ -233,6 +233,19 @@ def write_augment(results: dict[str, Any]) -> None:
         lines.append(
             f"| {r['operation']} | {r['microseconds']:.0f} | {r['limit']:.0f} | {100 * r['limit'] / r['microseconds']:.0f} % |"
         )
+    if results.get("converted"):
+        lines += [
+            "",
+            "A crop, one transform and the normalisation, 256 -> 224, one thread, images per second, against the transform itself of Pillow images:",
+            "",
+            "| transform | of | here | there | ratio |",
+            "|---|---|---|---|---|",
+        ]
+    for r in results.get("converted", ()):
+        lines.append(
+            f"| {r['transform']} | {r['against']} | {r['images'] / r['fused_seconds']:,.0f} | {r['images'] / r['other_seconds']:,.0f} "
+            f"| **{r['ratio']:.1f}** ({r['low']:.1f} to {r['high']:.1f}) |"
+        )
     replace("augment", "\n".join(lines), AUGMENT)
     short = [
         "| SimCLR's policy, one thread, images per second | "

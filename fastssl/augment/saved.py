@@ -56,7 +56,7 @@ def as_views(given: Any, size: int | None = None) -> Views:
     """Views from whatever says which: programs, transforms, the name of a policy, or a file of Python.
 
     Args:
-        given: :class:`Views`; an :class:`Augment`, or a list of them; a transform of torchvision or lightly
+        given: :class:`Views`; an :class:`Augment`, or a list of them; a transform of torchvision, timm or lightly
             (:func:`from_torchvision`), or a list of them; the name of a policy (:func:`policy`); or "FILE.py", a file
             that defines one of these as ``transform`` ("FILE.py:NAME": by that name), and, for transforms of its own,
             ``rules``.

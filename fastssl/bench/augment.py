@@ -65,8 +65,16 @@ def operations(size: int, taps: int) -> list[Any]:
 
 
 def fused(images: np.ndarray, size: int, taps: int) -> Views:
-    augment, seed = Augment(operations(size, taps)), iter(range(10**9))
+    return repeated(Augment(operations(size, taps)), images)
+
+
+def repeated(augment: Any, images: np.ndarray) -> Views:
+    seed = iter(range(10**9))
     return lambda: augment(images, seed=next(seed))
+
+
+def one_by_one(transform: Any, images: list[Any]) -> Views:
+    return lambda: torch.stack([transform(image) for image in images])
 
 
 def torchvision_pil(images: np.ndarray, size: int, taps: int) -> Views:
@@ -75,7 +83,7 @@ def torchvision_pil(images: np.ndarray, size: int, taps: int) -> Views:
 
     transform = _torchvision(v2, size, taps, first=[], last=[v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
     pictures = [Image.fromarray(image) for image in images]
-    return lambda: torch.stack([transform(picture) for picture in pictures])
+    return one_by_one(transform, pictures)
 
 
 def torchvision_tensor(images: np.ndarray, size: int, taps: int) -> Views:
@@ -83,7 +91,7 @@ def torchvision_tensor(images: np.ndarray, size: int, taps: int) -> Views:
 
     transform = _torchvision(v2, size, taps, first=[v2.ToDtype(torch.float32, scale=True)], last=[])
     tensors = list(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
-    return lambda: torch.stack([transform(tensor) for tensor in tensors])
+    return one_by_one(transform, tensors)
 
 
 def _torchvision(v2: Any, size: int, taps: int, first: list[Any], last: list[Any]) -> Any:
@@ -272,6 +280,59 @@ def breakdown(report: Callable[[str], None], seconds: float) -> dict[str, Any]:
     return {"rows": rows, "instructions_per_second": instructions, "write_bytes_per_second": write}
 
 
+def _transforms() -> dict[str, tuple[str, Any]]:
+    """Transforms of Pillow images to 224 pixels, by name: their library and themselves."""
+    from torchvision.transforms import InterpolationMode, v2
+
+    bilinear = {"interpolation": InterpolationMode.BILINEAR}
+    steps = {
+        "`RandomRotation(30)`": v2.RandomRotation(30, **bilinear),
+        "`RandomAffine(15, (0.1, 0.1), (0.8, 1.2))`": v2.RandomAffine(15, (0.1, 0.1), (0.8, 1.2), **bilinear),
+        "`RandomPerspective()`, always": v2.RandomPerspective(p=1.0),
+        "`RandomAdjustSharpness(2)`, always": v2.RandomAdjustSharpness(2, p=1.0),
+        "`RandomAutocontrast()`, always": v2.RandomAutocontrast(p=1.0),
+        "`RandomInvert()`, always": v2.RandomInvert(p=1.0),
+        "`AutoAugment()`": v2.AutoAugment(),
+        "`RandAugment()`": v2.RandAugment(),
+        "`TrivialAugmentWide()`": v2.TrivialAugmentWide(),
+    }
+    last = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    made = {name: ("torchvision", v2.Compose([v2.RandomResizedCrop(224), s, *last])) for name, s in steps.items()}
+    with contextlib.suppress(ImportError):
+        from timm.data import create_transform
+
+        policy = "rand-m7-mstd0.5-inc1"  # from magnitude 10 on, timm asks Pillow for 0 bits, an error
+        whole = create_transform(224, is_training=True, auto_augment=policy, re_prob=0.25, interpolation="random")
+        made[f'`create_transform(224, True, auto_augment="{policy}", re_prob=0.25, interpolation="random")`'] = (
+            "timm",
+            whole,
+        )
+    return made
+
+
+def converted(report: Callable[[str], None], seconds: float) -> list[dict[str, Any]]:
+    """Transforms of Pillow images against what :func:`from_torchvision` makes of them, 256 -> 224, one thread."""
+    from PIL import Image
+
+    try:
+        transforms = _transforms()
+    except ImportError as error:
+        report(f"transforms: not possible here ({error})")
+        return []
+    images, rows = photos(32, 256, 256), []
+    pictures = [Image.fromarray(image) for image in images]
+    with threads(1):
+        for name, (library, transform) in transforms.items():
+            ours, theirs = repeated(from_torchvision(transform), images), one_by_one(transform, pictures)
+            r = compare(ours, theirs, seconds=seconds, least=3)
+            rows.append({"transform": name, "against": library, "images": len(images), **as_dict(r)})
+            report(
+                f"{name}: {32 / r.fused_seconds:.0f}/s, {library} {32 / r.other_seconds:.0f}/s: "
+                f"{r.ratio:.1f} ({r.low:.1f} to {r.high:.1f})"
+            )
+    return rows
+
+
 def _timed(function: Callable[[], Any]) -> float:
     start = time.perf_counter()
     function()
@@ -391,6 +452,8 @@ def run_augment(quick: bool = False, report: Callable[[str], None] = print) -> d
         report(f"{size} -> {to}: 2 threads against 1: {r.ratio:.2f} ({r.low:.2f} to {r.high:.2f})")
     report("where the time goes, 256 -> 224:")
     results["breakdown"] = breakdown(report, seconds / 8)
+    report("crop, one transform, normalise, 256 -> 224, one thread:")
+    results["converted"] = converted(report, seconds / 2)
     images = photos(32, 256, 256)
     for name, build in {"fastssl": fused, **PEERS}.items():
         try:

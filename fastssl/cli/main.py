@@ -263,7 +263,7 @@ def pretrain(
     augment: Annotated[
         str | None,
         typer.Option(
-            help="Of images: FILE.py[:NAME] with an augmentation of fastssl.augment, torchvision or lightly, or the "
+            help="Of images: FILE.py[:NAME] with an augmentation of fastssl.augment, torchvision, timm or lightly, or the "
             "policy of another method (byol, dino, ...); default: the method's views."
         ),
     ] = None,
