@@ -88,7 +88,8 @@ class Loader:
     threads, batches or processes.
 
     Args:
-        data: anything that :func:`fastssl.data.open` takes.
+        data: anything that :func:`fastssl.data.open` takes, or what it opened: with a ``value_range`` for images of
+            more than 8 bits, or other options.
         examples: a :class:`fastssl.methods.Method`, :class:`fastssl.augment.Views`, or an ``Augment`` for one view.
         batch_size: items per batch, over all processes.
         labels: one integer per item, if ``data`` has no labels.
