@@ -263,8 +263,8 @@ def pretrain(
     augment: Annotated[
         str | None,
         typer.Option(
-            help="Of images: FILE.py[:NAME] with an augmentation of fastssl.augment, torchvision, timm or lightly, or the "
-            "policy of another method (byol, dino, ...); default: the method's views."
+            help="Of images: FILE.py[:NAME] with an augmentation of fastssl.augment, torchvision, timm or lightly, or "
+            "the policy of another method (byol, dino, ...); default: the method's views."
         ),
     ] = None,
     views_on: Annotated[

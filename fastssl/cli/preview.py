@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from fastssl.augment import Augment, Views
+from fastssl.augment.automatic import CHOICES
 from fastssl.augment.images import CHANNELS, to_show
 from fastssl.data import open as open_source
 from fastssl.data.views import select_images
@@ -43,10 +45,17 @@ def _channels(images: Sequence[np.ndarray]) -> int:
 def describe(program: Augment, drawn: dict[str, float]) -> list[str]:
     """The random parameters, one line per operation; operations that were not applied are left out."""
     lines = []
-    for op in program.operations:
-        name = type(op).__name__
-        p = {c: drawn[f"{name}.{c}"] for c in op.columns}
-        if p.get("on", 1) == 0 or p.get("sigma", 1) == 0 or (name == "RandomErasing" and p["height"] == 0):
+    bottom, right = (side - 1 for side in program.size)
+    still = ([0, 0, 0, 1, 0, 0], [0, 0, right, 0, right, bottom, 0, bottom])  # affine maps and projections
+    for own, columns in itertools.groupby(program.columns, lambda column: column.partition(".")[0]):
+        name = own.rstrip("0123456789")  # "RandomSolarize2" is the second of its kind
+        p = {c.partition(".")[2]: drawn[c] for c in columns}
+        if not all(p.get(c, 1) for c in ("on", "sigma", "operation")) or [*p.values()] in still:
+            continue
+        if name in ("RandomErasing", "RandomRotation") and not p.get("height", p.get("degrees")):
+            continue
+        if "operation" in p:
+            lines.append(f"{CHOICES[int(p['operation'])].replace('_', ' ')} {p['value']:.2f}".replace(" 0.00", ""))
             continue
         if name == "ColorJitter":  # in the order of application
             factors = [("b", "brightness"), ("c", "contrast"), ("s", "saturation"), ("h", "hue")]

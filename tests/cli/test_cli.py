@@ -17,7 +17,17 @@ from typer.testing import CliRunner
 
 import fastssl
 import fastssl.train
+from fastssl.augment import (
+    Augment,
+    AutoAugment,
+    CenterCrop,
+    RandomAffine,
+    RandomPerspective,
+    RandomRotation,
+    RandomSolarize,
+)
 from fastssl.cli import app, show
+from fastssl.cli.preview import describe
 from tests.support import command
 from tests.support.processes import rendezvous, start
 
@@ -149,6 +159,21 @@ def test_text_demo_leaves_a_report(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text()
     assert "What was masked" in page and report["gpt"]["texts"][0]["prompt"] in page
     assert "{{" not in page and "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_a_preview_describes_what_was_applied() -> None:
+    """The second operation of a kind by its own draw; none that changed nothing."""
+    steps = [RandomSolarize(), RandomSolarize(), AutoAugment(), RandomAffine(9), RandomPerspective(), RandomRotation(9)]
+    program = Augment([CenterCrop((20, 30)), *steps])
+    drawn = dict.fromkeys(program.columns, 0.0)
+    corners = {"top_right_x": 29, "bottom_right_x": 29, "bottom_right_y": 19, "bottom_left_y": 19}
+    drawn |= {f"RandomPerspective.{name}": float(value) for name, value in corners.items()}
+    drawn |= {"RandomAffine.scale": 1.0}
+    assert describe(program, drawn) == ["CenterCrop 0 0"]
+    drawn |= {"RandomSolarize2.on": 1.0, "AutoAugment2.operation": 2.0, "AutoAugment2.value": -0.25}
+    drawn |= {"RandomPerspective.top_left_x": 3.0}
+    lines = ["CenterCrop 0 0", "Solarize", "shear y -0.25", "Perspective 3 0 29 0 29 19 0 19"]
+    assert describe(program, drawn) == lines
 
 
 def test_augment_preview_draws_a_sheet(tmp_path: Path) -> None:
