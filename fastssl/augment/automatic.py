@@ -54,7 +54,8 @@ class AutoAugment(Automatic):
     Args:
         policy: data set on which it was learned: "imagenet", "cifar10" or "svhn".
         interpolation: "bilinear", "nearest" or "bicubic", whose edges are Pillow's.
-        fill: colour of what lies outside of the view, (R, G, B) or one value in [0, 1].
+        fill: colour of what lies outside of the view, (R, G, B) or one value in [0, 1]; None: the view is mirrored at
+            its edges.
     """
 
     policy: str = "imagenet"
@@ -80,7 +81,8 @@ class RandAugment(Automatic):
         magnitude: index of the magnitude, from 0 to ``num_magnitude_bins`` - 1.
         num_magnitude_bins: number of magnitudes.
         interpolation: "bilinear", "nearest" or "bicubic", whose edges are Pillow's.
-        fill: colour of what lies outside of the view, (R, G, B) or one value in [0, 1].
+        fill: colour of what lies outside of the view, (R, G, B) or one value in [0, 1]; None: the view is mirrored at
+            its edges.
     """
 
     num_ops: int = 2
@@ -110,7 +112,8 @@ class TimmRandAugment(Automatic):
         prob: probability of application of each operation ("p").
         interpolation: "bilinear", "nearest" or "bicubic", whose edges are Pillow's, or "random": "bilinear" or
             "bicubic" per operation.
-        fill: colour of what lies outside of the view, (R, G, B) or one value in [0, 1].
+        fill: colour of what lies outside of the view, (R, G, B) or one value in [0, 1]; None: the view is mirrored at
+            its edges.
     """
 
     num_ops: int = 2
@@ -142,7 +145,8 @@ class TrivialAugmentWide(Automatic):
     Args:
         num_magnitude_bins: number of magnitudes.
         interpolation: "bilinear", "nearest" or "bicubic", whose edges are Pillow's.
-        fill: colour of what lies outside of the view, (R, G, B) or one value in [0, 1].
+        fill: colour of what lies outside of the view, (R, G, B) or one value in [0, 1]; None: the view is mirrored at
+            its edges.
     """
 
     num_magnitude_bins: int = 31
