@@ -121,7 +121,7 @@ class TimmRandAugment(Automatic):
     magnitude_std: float = 0.5
     prob: float = 0.5
     interpolation: str = "random"
-    fill: Fill = (0.485, 0.456, 0.406)
+    fill: Fill = (124 / 255, 116 / 255, 104 / 255)  # the mean of ImageNet, as timm rounds it
 
     interpolations: ClassVar[tuple[str, ...]] = (*INTERPOLATIONS, "random")
 

@@ -579,7 +579,10 @@ def _timm_rand_augment(t: Any) -> Any:
 
 def _timm_erasing(t: Any) -> Operation:
     if t.rand_color or t.per_pixel or t.max_count != 1:
-        raise _Unknown(f"expected re_mode='const' and re_count=1, got {t.mode!r} and {t.max_count}")
+        raise _Unknown(
+            f"expected re_mode='const' and re_count=1, got {t.mode!r} and {t.max_count}; for boxes of one colour "
+            "rules={timm.data.random_erasing.RandomErasing: lambda t: fastssl.augment.RandomErasing(t.probability)}"
+        )
     low, high = (math.exp(v) for v in t.log_aspect_ratio)
     return RandomErasing(t.probability, (t.min_area, t.max_area), (low, high))
 
