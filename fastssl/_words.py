@@ -16,3 +16,14 @@ def amount(number: int, noun: str) -> str:
     if noun.endswith("y") and noun[-2] not in "aeiou":
         return f"{number:,} {noun[:-1]}ies"
     return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def between(least: int, most: int) -> str:
+    """A range of counts, or the one count that it is.
+
+    Example:
+        >>> from fastssl._words import between
+        >>> between(90, 1590), between(40, 40)
+        ('90 to 1,590', '40')
+    """
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"

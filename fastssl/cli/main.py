@@ -100,7 +100,7 @@ def common(
 
 @app.command()
 def info(as_json: Annotated[bool, typer.Option("--json", help="Machine readable.")] = False) -> None:
-    """Show versions, backends and their availability, instruction set, threads and memory budget."""
+    """Show versions, usable backends, threads, memory budget."""
     import fastssl
 
     facts = fastssl.info()
@@ -222,7 +222,9 @@ def pretrain(
     optimizer: Annotated[str | None, typer.Option(help="Optimiser: adamw, sgd, lars or muon.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate after the warm-up.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Weight decay of the optimiser.")] = None,
-    warmup_epochs: Annotated[float | None, typer.Option(help="Epochs of linear warm-up.")] = None,
+    warmup_epochs: Annotated[
+        float | None, typer.Option(help="Epochs of linear warm-up; at most half of the run.")
+    ] = None,
     schedule: Annotated[str | None, typer.Option(help="After the warm-up: cosine, linear or constant.")] = None,
     clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all random draws; default: 0.")] = None,
@@ -283,12 +285,13 @@ def pretrain(
         typer.Option("--set", help="A setting of the method or its network (repeatable): steps=5, window=10, ..."),
     ] = None,
 ) -> None:
-    """Pretrain METHOD on images, texts or waveforms without labels.
+    """Pretrain METHOD on images, texts or waveforms.
 
-    With --resume, options that are not given are those of the run.
+    Options that are neither given nor have a default here are those of the recipe of method and data, which are
+    printed; --dry-run prints all of them, and trains nothing. With --resume they are those of the run.
     """
     from fastssl.cli.evaluation import data_of, leaving_out
-    from fastssl.cli.plan import plan, views_of
+    from fastssl.cli.plan import network_line, plan, views_of
     from fastssl.cli.recipes import (
         build_method,
         check_rate,
@@ -422,7 +425,7 @@ def pretrain(
     if state is None:
         check_rate(known, optimizer, lr)
     if is_rank_zero():
-        echo(f"{describe_source(source)}\n{chosen}")
+        echo(f"{describe_source(source)}{', the training split' if kind.held_out else ''}\n{chosen}")
         if lr is None and known.options.get("lr") != fresh:
             echo(f"pretrained weights: a learning rate of {settings.lr:g} in place of {fresh:g}, that of random ones")
         if channels not in (None, 1, 3):
@@ -476,6 +479,8 @@ def pretrain(
         for line in plan(model, source, settings, method_options, encoder_options):
             echo(line)
         return
+    if is_rank_zero():
+        echo(f"{network_line(model, encoder_options)}; precision {settings.resolved_precision}")
     how = {"encoder_options": encoder_options, "method_options": method_options}
     run_pretraining(model, source, settings, out, resume=resume, overwrite=overwrite, **how)
     if not is_rank_zero():
@@ -502,7 +507,10 @@ def tokenize(
     vocabulary: Annotated[int, typer.Option(help="Tokens of a tokenizer that is trained.")] = 8000,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Write the tokens of a corpus, with their tokenizer, to a memory-mapped file."""
+    """Write the tokens of a corpus to a file.
+
+    The file is memory-mapped by pretrain, and has the tokenizer in it.
+    """
     from fastssl.cli.language import described
     from fastssl.cli.language import tokenize as write_tokens
 
@@ -518,7 +526,10 @@ def show_data(
     part: Annotated[str, typer.Option(help="Split, train or test, of data that has both.")] = "train",
     sample: Annotated[int, typer.Option(help="Number of evenly spaced items to read.")] = 100,
 ) -> None:
-    """Describe DATA: items, classes, sizes of a sample, unreadable and left out files."""
+    """Describe DATA: items, classes, sizes, unreadable files.
+
+    Sizes are those of a sample; files that are left out are listed with the reason.
+    """
     from fastssl.data.summary import summary
 
     source = open_data(data, part=part)
@@ -602,7 +613,9 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the table as JSON.")] = None,
 ) -> None:
-    """Evaluate an encoder against a random one; frozen: also against raw pixels and a colour histogram.
+    """Evaluate an encoder beside a random one.
+
+    Protocol frozen: also beside raw pixels and a colour histogram.
 
     A language method is evaluated on held-out text, against a unigram model and xz, a language model of transformers
     (huggingface:PATH) on --data; finetune: on labelled texts
@@ -756,7 +769,10 @@ def generate(
         list[str] | None, typer.Option("--set", help="A further option of the method's generate (repeatable).")
     ] = None,
 ) -> None:
-    """Draw samples of a generative method: continuations of PROMPT (gpt), a contact sheet of images, or audio."""
+    """Draw samples of a method: texts, images or audio.
+
+    Continuations of PROMPT (gpt), a contact sheet of images, or WAV files.
+    """
     from fastssl.cli.generation import generate as draw
     from fastssl.cli.generation import parse_settings, read_prompts, write_texts
 
@@ -774,7 +790,8 @@ def generate(
             echo(f"{amount(len(samples.values), 'text')}: {out}")
         return
     files = samples.save(out or checkpoint / "samples")
-    echo(f"{len(samples.values)} {samples.kind}: {files[0]}" + (f" to {files[-1].name}" if len(files) > 1 else ""))
+    made = amount(len(samples.values), "waveform" if samples.kind == "audio" else "image")
+    echo(f"{made}: {files[0]}" + (f" to {files[-1].name}" if len(files) > 1 else ""))
 
 
 @app.command()
@@ -793,7 +810,10 @@ def embed(
     on_error: Unreadable = "raise",
     devices: Annotated[int, typer.Option(help="Processes on this machine; or start them with torchrun.")] = 1,
 ) -> None:
-    """Write the features of all images or texts of DATA, with names and labels; interrupted on images, it resumes."""
+    """Write the features of all items of DATA to a file.
+
+    Names and labels are in it, too. Interrupted on images, the same command resumes.
+    """
     from fastssl.cli.embed import Embedding
     from fastssl.cli.embed import embed as write_features
 
@@ -808,7 +828,10 @@ def nearest(
     minus: Annotated[list[str] | None, typer.Option(help="A word to subtract (repeatable).")] = None,
     k: Annotated[int, typer.Option(help="Number of words.")] = 10,
 ) -> None:
-    """List the words nearest to WORDS by cosine similarity; king woman --minus man: an analogy."""
+    """List the words nearest to WORDS by cosine similarity.
+
+    king woman --minus man: an analogy.
+    """
     from fastssl.cli.words import nearest_words
 
     for word, cosine in nearest_words(run, words, minus or [], k):
@@ -828,7 +851,10 @@ def neighbors(
     out: Annotated[Path, typer.Option(help="The sheet: .png or .html.")] = Path("runs/neighbors.png"),
     seed: Annotated[int, typer.Option(help="Seed of the random queries.")] = 0,
 ) -> None:
-    """Draw a contact sheet of nearest neighbours by cosine similarity of features."""
+    """Draw a contact sheet of nearest neighbours.
+
+    They are those by cosine similarity of features that embed has written.
+    """
     from fastssl.cli.neighbors import draw_neighbors
 
     check_file(out)
@@ -845,7 +871,10 @@ def report(
     ] = None,
     on_error: UnreadableAsTrained = None,
 ) -> None:
-    """Compare runs on one page: learning curves, tables over seeds, embeddings, neighbours, confusions, predictions."""
+    """Compare runs on one page of HTML.
+
+    Learning curves, tables over seeds, embeddings, neighbours, confusions, predictions.
+    """
     from fastssl.cli.evaluation import common_data, leaving_out
     from fastssl.cli.recipes import views_for
     from fastssl.cli.show import item_progress
@@ -880,7 +909,9 @@ def export(
         typer.Option(help="File (of word vectors .txt or .bin), or folder for huggingface; default: in CHECKPOINT."),
     ] = None,
 ) -> None:
-    """Export the encoder for other programs; the result is loaded back and its features are compared.
+    """Export the encoder for other programs.
+
+    The result is loaded back and its features are compared.
 
     With --to huggingface, a run of images and texts (clip, align, siglip) is exported with its text tower.
     """
@@ -940,7 +971,10 @@ def augment_preview(
     on_error: Unreadable = "raise",
     out: Annotated[Path, typer.Option(help="The sheet, a PNG file.")] = Path("runs/preview.png"),
 ) -> None:
-    """Draw a contact sheet of images, their views and random parameters."""
+    """Draw a contact sheet of images and their views.
+
+    Each view has its random parameters below it.
+    """
     from fastssl._files import replacing
     from fastssl.augment import as_views
     from fastssl.cli.evaluation import leaving_out
@@ -986,7 +1020,10 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Run for a minute instead of half an hour.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/bench"),
 ) -> None:
-    """Measure the losses against eager PyTorch, torch.compile and other libraries."""
+    """Measure the losses against other implementations.
+
+    Those are eager PyTorch, torch.compile and the libraries that are installed.
+    """
     from fastssl.bench.run import run, write_atomically
 
     if out.exists() and not out.is_dir():
@@ -1006,7 +1043,9 @@ def doctor(
         typer.Option(help="A library to patch (repeatable), before SCRIPT; default: all that are installed."),
     ] = None,
 ) -> None:
-    """Run SCRIPT with other libraries patched, and report per loss: fused or not, why, time and memory.
+    """Run SCRIPT with other libraries patched, and report.
+
+    Per loss: how many calls ran fused, why others did not, time and memory.
 
     After the script, the library's own code is timed on the last inputs, or on the first rows of them.
     """
@@ -1027,7 +1066,10 @@ def demo(
     bench_minutes: Annotated[float, typer.Option(help="Minutes of the benchmark against eager PyTorch.")] = 0.25,
     seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
 ) -> None:
-    """Benchmark, pretrain on emoji and digits, evaluate, and write a report; --text: on embedded texts."""
+    """Benchmark, pretrain, evaluate, report on embedded data.
+
+    On emoji and digits; --text: on texts.
+    """
     if text:
         from fastssl.cli.demo_text import run_text_demo
 

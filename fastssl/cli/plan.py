@@ -37,6 +37,16 @@ def views_of(method: ImageMethod) -> Iterator[str]:
         yield f"view {k}: " + " -> ".join(map(repr, program.steps))
 
 
+def kept_network(method: Method) -> str:
+    """The name of the network that is kept after pretraining."""
+    return "encoder" if isinstance(method, ImageMethod) else "network"
+
+
+def network_line(method: Method, options: dict[str, Any]) -> str:
+    """The options of the network that is kept after pretraining."""
+    return f"{kept_network(method)}: " + ", ".join(f"{key} {value}" for key, value in options.items())
+
+
 def plan(
     method: Method, source: Source, options: Pretraining, kept: dict[str, Any], encoder: dict[str, Any]
 ) -> Iterator[str]:
@@ -54,8 +64,7 @@ def plan(
     settings = {**asdict(options), "precision": options.resolved_precision, "accelerator": options.device_type}
     if options.minutes is not None:
         del settings["epochs"]
-    network = "encoder" if isinstance(method, ImageMethod) else "network"
-    yield f"{network}: " + ", ".join(f"{key} {value}" for key, value in encoder.items())
+    yield network_line(method, encoder)
     yield "method: " + ", ".join(f"{key} {value}" for key, value in kept.items())
     yield "settings: " + ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
     ids, items = first_items(source, options.on_error)
@@ -64,6 +73,7 @@ def plan(
     if isinstance(method, ImageMethod):
         yield from views_of(method)
     trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
+    network = kept_network(method)
     inner: Any = getattr(method, network)
     of_encoder = sum(p.numel() for p in inner.parameters())
     states = sum(

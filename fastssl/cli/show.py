@@ -176,7 +176,8 @@ def describe_source(source: Any) -> str:
     if sizes:
         (low, high), (least, most) = ((min(side), max(side)) for side in zip(*sizes))
         parts.append(
-            f"{low} x {least}" + (f" to {high} x {most} pixels" if (low, least) != (high, most) else " pixels")
+            f"{low} x {least}"
+            + (f" to {high} x {most} pixels in a sample" if (low, least) != (high, most) else " pixels")
         )
     if (columns := getattr(source, "columns", None)) is not None:
         parts.append(str(columns))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fastssl._words import amount
+from fastssl._words import amount, between
 from fastssl.augment.images import PaddedRGB
 from fastssl.data.packed import READ_ERRORS
 from fastssl.data.source import Item, Source, are_scores
@@ -82,7 +82,7 @@ def sizes_of(source: Source, sample: int) -> list[tuple[int, int]]:
 def _classes(source: Source, labels: np.ndarray) -> Iterator[str]:
     numbers, counts = np.unique(labels[labels >= 0], return_counts=True)
     yield (
-        f"{amount(len(numbers), 'class')} of {counts.min():,} to {counts.max():,} items"
+        f"{amount(len(numbers), 'class')} of {between(counts.min(), counts.max())} items"
         if len(numbers)
         else "no labels"
     )
@@ -102,8 +102,8 @@ def _sample(items: list[Item]) -> Iterator[str]:
         grey = sum(image.shape[2] == 1 for image in images)
         others = {image.shape[2] for image in images if not isinstance(image, PaddedRGB)} - {1, 3}
         yield (
-            f"images of {amount(len(items), 'item')}: {min(widths)} to {max(widths)} wide, {min(heights)} to "
-            f"{max(heights)} high, median {median}"
+            f"images of {amount(len(items), 'item')}: {between(min(widths), max(widths))} wide, "
+            f"{between(min(heights), max(heights))} high, median {median}"
             + (f", {grey} grey" if grey else "")
             + "".join(f", {amount(channels, 'channel')} (--channels {channels})" for channels in sorted(others))
         )
@@ -112,7 +112,7 @@ def _sample(items: list[Item]) -> Iterator[str]:
             yield f"{', '.join(map(str, sorted(counts)))} images per item"
     signals = [len(item.signal) for item in items if item.signal is not None]
     if signals:
-        yield f"signals of {min(signals):,} to {max(signals):,} samples"
+        yield f"signals of {between(min(signals), max(signals))} samples"
         rates = Counter(item.rate for item in items if item.signal is not None and item.rate is not None)
         if rates:
             listed = (f"{rate} ({amount(count, 'item')})" for rate, count in sorted(rates.items()))
@@ -123,5 +123,5 @@ def _sample(items: list[Item]) -> Iterator[str]:
     if texts:
         lengths = [len(text) for text in texts]
         first = texts[0] if len(texts[0]) <= _LONGEST else texts[0][:_LONGEST] + "…"
-        sizes = f"of {min(lengths):,} to {max(lengths):,} characters"
+        sizes = f"of {between(min(lengths), max(lengths))} characters"
         yield f"texts with {len(texts)} of {len(items)}, {sizes}, as {first!r}"

@@ -219,7 +219,7 @@ def listed_images(
     used = (*chosen.values(), measured, *asked)
     others = [name for name in columns if name not in used and find_column(SPLITS, name) is None]
     source.columns = described({**chosen, "labels": ", ".join(asked) or None}) + (
-        f", none from {', '.join(map(repr, others))}" if others else ""
+        f", not read: {', '.join(map(repr, others))}" if others else ""
     )
     source.columns += numbers_in(measured)
     free = [name for name in columns if name not in chosen.values()]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastssl._logs import errors_alone
 from fastssl.models import transformers_export
 from fastssl.models.encoders import RESNETS, Encoder
 from fastssl.models.folder import put
@@ -183,15 +184,16 @@ def _onnx(encoder: Encoder, options: dict[str, Any], path: Path, example: Tensor
         from onnx.reference import ReferenceEvaluator
     except ImportError as error:
         raise ImportError("ONNX needs the extra: pip install fastssl[export]") from error
-    program = torch.onnx.export(
-        encoder,
-        (example,),
-        input_names=["images"],
-        output_names=["features"],
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-        dynamo=True,
-        verbose=False,
-    )
+    with errors_alone("torch.onnx._internal.exporter._registration"):  # which operators of torchvision are not there
+        program = torch.onnx.export(
+            encoder,
+            (example,),
+            input_names=["images"],
+            output_names=["features"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None
     program.save(str(path), external_data=False)
     model = onnx.load(str(path))

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastssl._logs import errors_alone
 from fastssl.data import Item, Loader, Source
 from fastssl.data.batch import map_tensors
 from fastssl.data.captions import CaptionError
@@ -346,13 +347,14 @@ def _fabric(method: Method, options: Pretraining) -> Any:
         several = fsdp_strategy(devices * nodes, timeout)
     elif devices * nodes > 1:
         several = DDPStrategy(find_unused_parameters=method.has_unused_parameters, timeout=timeout)
-    fabric = Fabric(
-        accelerator=options.device_type,
-        devices=devices,
-        num_nodes=nodes,
-        precision=options.resolved_precision,  # type: ignore[arg-type]
-        strategy=several,
-    )
+    with errors_alone("lightning_fabric.utilities.rank_zero"):  # the precision, which is printed with the settings
+        fabric = Fabric(
+            accelerator=options.device_type,
+            devices=devices,
+            num_nodes=nodes,
+            precision=options.resolved_precision,  # type: ignore[arg-type]
+            strategy=several,
+        )
     if devices * nodes > 1:
         fabric.launch()
     return fabric

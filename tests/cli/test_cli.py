@@ -292,12 +292,13 @@ def test_a_folder_of_photos_from_files_to_a_table(tmp_path: Path) -> None:
     photos = _photos(tmp_path / "emoji-mine [backup]")
     (photos / "cats" / "notes.md").write_text("")
     text = _run("data", str(photos))
-    for needed in ("12 items", "2 classes of 6 to 6", "median 40 x 30", "left out: 1 no image"):
+    for needed in ("12 items", "2 classes of 6 items", "40 wide, 30 high", "median 40 x 30", "left out: 1 no image"):
         assert needed in text
     out = str(tmp_path / "run [1]")
     text = _run("pretrain", "simclr", "--data", str(photos), "--out", out, *SMALL)
     assert "emoji-mine [backup]: 12 items, 2 classes, 40 x 30 pixels (left out: 1 no image)" in text
     assert "step 2/2, loss" in text and f"next: fastssl evaluate '{out}'" in text
+    assert "encoder: name resnet, size 32, width 4" in text and "; precision " in text
     text = _run("evaluate", out)
     assert "knn" in text and "retrieval" not in text
     assert "holds a run already" in _fails("pretrain", "simclr", "--data", str(photos), "--out", out, *SMALL)
@@ -410,6 +411,7 @@ def test_help_does_not_wait_for_torch() -> None:
     for asked, needed in (("--help", "pretrain"), ("--version", fastssl.__version__)):
         done = subprocess.run([sys.executable, "-c", code.format(asked)], capture_output=True, text=True)
         assert done.returncode == 0 and needed in done.stdout, done.stderr
+        assert "..." not in done.stdout.partition("Commands:")[2], "a summary that is cut"
     assert "did you mean 'simclr'" in _fails("pretrain", "simclrr")
 
 

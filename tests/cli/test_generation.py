@@ -87,7 +87,7 @@ def test_waveforms(speech: Path, tmp_path: Path) -> None:
     run = str(tmp_path / "run")
     settings = ["--width", "8", "--depth", "3", "--set", "window=64", "--set", "skip=8"]
     call("pretrain", "wavenet", "--data", str(speech), "--out", run, "--epochs", "1", "--batch-size", "2", *settings)
-    assert "2 audio: " in call("generate", run, "--count", "2", "--seconds", "0.01")
+    assert "2 waveforms: " in call("generate", run, "--count", "2", "--seconds", "0.01")
     samples, rate = read_wav(f"{run}/samples-2.wav")
     assert (len(samples), rate) == (80, 8000)
     call("evaluate", run, "--out", str(tmp_path / "scores.json"))

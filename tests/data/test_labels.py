@@ -198,8 +198,8 @@ def test_tables_of_images_say_what_they_read(tmp_path: Path, name: str) -> None:
         fastssl.data.open(f"{tmp_path / 't.csv'}#label={name}")
     assert fastssl.data.open(table(name, ["1.5", "beta"])).classes == ["1.5", "beta"]
     other = fastssl.data.open(table("species", ["cat", "ant"]))
-    assert other.labels is None and "path from column 'path', none from 'species'" in list(summary(other))
-    with pytest.raises(ValueError, match="expected labels .*, t has none .*none from 'species'.*#label=NAME"):
+    assert other.labels is None and "path from column 'path', not read: 'species'" in list(summary(other))
+    with pytest.raises(ValueError, match="expected labels .*, t has none .*not read: 'species'.*#label=NAME"):
         labels_of(other)
     with pytest.raises(ValueError, match="expected a column .* got photo, label; .*#path=photo"):
         table("x", ["cat"]).write_text("photo,label\n0.png,cat\n")

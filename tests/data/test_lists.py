@@ -133,7 +133,7 @@ def test_columns_of_several_classes(folder: Path) -> None:
     for found in (fastssl.data.open(f"{path}#labels={{cat,DOG}}"), table(path, columns={"labels": "cat, dog"})):
         assert found.labels is not None and found.labels.tolist() == [[1, -1], [1, 0], [-1, 1]]
         assert found.classes == ["cat", "dog"]
-        assert "labels from column 'cat, dog', none from 'age'" in list(summary(found))[1]
+        assert "labels from column 'cat, dog', not read: 'age'" in list(summary(found))[1]
         assert found.subset([2]).labels.tolist() == [[-1, 1]]  # type: ignore[union-attr]
     assert open_splits(f"{path}#labels={{cat,dog}}").metric == "11-point mAP"
     path.write_text("path,cat,dog\n0 of.PNG,1,1\n1 of.PNG,,1\n")

@@ -116,7 +116,7 @@ def test_texts_that_are_missing_are_named(tmp_path: Path) -> None:
     method = get("clip")(build_encoder(ENCODER))
     path = captions(tmp_path)
     path.write_text(path.read_text().replace("title", "alt"))
-    columns = r"path from column 'filepath', none from 'alt'"
+    columns = r"path from column 'filepath', not read: 'alt'"
     text = rf"data: expected a text \(caption\) of every image, .*\.png of list has none \({columns}\); a column of "
     with pytest.raises(ValueError, match=text + "captions of another name: #text=NAME"):
         image_text_retrieval(method, path)

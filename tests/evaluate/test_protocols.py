@@ -337,7 +337,7 @@ def test_data_without_labels_is_not_read_to_its_end(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("path,target,note\n0.png,0.5,a\n0.png,1.5,b\n")
     with pytest.raises(
         ValueError,
-        match="none from 'note', the numbers in 'target' are no classes: #score=target predicts them.; a column of cl",
+        match="not read: 'note', the numbers in 'target' are no classes: #score=target predicts them.; a column of cl",
     ):
         labels_of(fastssl.data.open(tmp_path / "list.csv"))
 
