@@ -1012,7 +1012,7 @@ def pack_images(
     made = len(PackedImages(out))
     if made < len(source):
         echo(f"{len(source) - made:,} unreadable images were skipped", "yellow")
-    echo(f"{amount(made, 'item')}, {out.stat().st_size / 2**20:.0f} MiB: {out}")
+    echo(f"{amount(made, 'item')}, {out.stat().st_size / 2**20:,.1f} MiB: {out}")
 
 
 @app.command()

@@ -91,7 +91,9 @@ def label_shares(
         for share in (0.01, 0.1):
             drawn = len(labelled_rows(labels[train].numpy(), share, None, np.random.default_rng(0)))
             if abs(drawn / len(train) - share) > share / 5:
-                note(f"{task.name}: {100 * share:g} % of labels are {drawn} of {len(train)}, at least one per class")
+                note(
+                    f"{task.name}: {100 * share:g} % of labels are {drawn:,} of {len(train):,}, at least one per class"
+                )
         prefix = "" if len(tasks) == 1 else f"{task.name}: "
         for column, network in (("pretrained", encoder), ("random", random_encoder(options, 0))):
             features = encode(network, source, readout)

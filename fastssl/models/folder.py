@@ -163,7 +163,10 @@ def find_checkpoint(path: str | Path) -> Path:
             f"(fastssl pretrain METHOD --init {path} makes one of it)"
         )
     library = f", a model of transformers (huggingface:{path})" if (root / "config.json").is_file() else ""
-    raise ValueError(f"checkpoint: expected a folder with {STATE} and {TENSORS}, got {str(path)!r}{library}")
+    raise ValueError(
+        f"checkpoint: expected a run (the folder that fastssl pretrain has written, or the one in it with {STATE} and "
+        f"{TENSORS}), got {str(path)!r}{library}"
+    )
 
 
 def original_name(name: str) -> str:

@@ -174,6 +174,7 @@ def _curves(groups: list[Group]) -> str:
             axis.plot(steps[window - 1 :], smooth, linewidth=1.6, alpha=0.85, color=figures.ACCENT)
         axis.set_title(group.name, fontsize=10)
         axis.set_xlabel("step", fontsize=9)
+        axis.set_ylabel("loss", fontsize=9)
     return figures._svg(figure)
 
 
@@ -215,8 +216,12 @@ def _neighbours(
         _, index = F.nearest(query[chosen], gallery, min(shown + (not two), len(data) - (not two)), metric="dot")
         for row, order, own in zip(rows, index[:, 0 if two else 1 :].tolist(), chosen):
             same = [j == own if two else labels is not None and bool(labels[j] == labels[own]) for j in order]
-            images = [figures.thumbnail(item, int(two)) for item in data.items(order)]
-            row["ranked"].append([{"image": i, "right": bool(s)} for i, s in zip(images, same)])
+            row["ranked"].append(
+                [
+                    {"image": figures.thumbnail(item, int(two)), "name": shown_name(item.name), "right": right}
+                    for item, right in zip(data.items(order), same)
+                ]
+            )
     return rows
 
 

@@ -58,7 +58,7 @@ class Recipe:
 
     def __str__(self) -> str:
         text = f"recipe {self.name}" + (f" ({self.source})" if self.source else "")
-        text += "".join(f", {key} {value}" for key, value in (self.options | self.method | self.network).items())
+        text += "".join(f", {key} {value}" for key, value in (self.options | self.method).items())  # beside the network
         return text + (f"; differs: {self.differs}" if self.differs else "")
 
 

@@ -51,7 +51,8 @@ def test_a_page_on_a_folder(runs: list[Path], tmp_path: Path) -> None:
     page, notes = _page(runs, _photos(tmp_path / "my_photos", CLASSES), tmp_path / "report.html")
     assert "<h1>simclr, 2 settings on my_photos</h1>" in page  # not two methods
     assert "<td>simclr (small/run)</td>" in page and "<td>simclr (large/run)</td>" in page
-    under = re.findall(r"alt=\"\"><span>([^<]*)</span>", page)
+    under = re.findall(r"><span>([^<]*)</span>", page)
+    assert 'alt=""' not in page and set(re.findall(r'title="([^"]*)"', page)) <= set(CLASSES)
     assert len(under) == 6 and set(under) <= set(CLASSES)  # no place of this machine, "_" as it is
     assert "Twemoji" not in page and "Emoji" not in page
     assert "{{" not in page and "--soft:" in page  # with the common style

@@ -56,5 +56,5 @@ def test_damaged_checkpoints_are_named(file: str, left: int, tmp_path: Path) -> 
     with pytest.raises(ValueError, match=f"{file} is damaged or cut off"):
         load_checkpoint(tmp_path / "run")
     path.unlink()
-    with pytest.raises(ValueError, match="^checkpoint: expected a folder with state.json and tensors.safetensors"):
+    with pytest.raises(ValueError, match="^checkpoint: expected a run .* with state.json and tensors.safetensors"):
         pretrain("simclr", digits().subset(range(16)), out=tmp_path / "run", resume=True)  # no new run in its place
