@@ -240,7 +240,9 @@ def hub(
     try:
         import datasets
     except ImportError as error:
-        raise ImportError("data sets of Hugging Face need the extra: pip install fastssl[datasets]") from error
+        raise ImportError(
+            f"{path}: Parquet files and data sets of Hugging Face need the extra: pip install fastssl[datasets]"
+        ) from error
     configuration, path = columns.pop("name", None), os.path.expanduser(path)
     if Path(path).is_file() and ending(path) != ".parquet":
         raise ValueError(

@@ -386,6 +386,9 @@ def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[in
         return _folder(place, part, options, progress)
     if is_url(place):
         raise FileNotFoundError(f"data: no file or folder {name!r}")
+    if os.sep in name and ":" not in name:  # a path, which no name of a data set is
+        where = "" if os.path.isabs(place) else f" in {os.getcwd()!r}"
+        raise FileNotFoundError(f"data: no file or folder {name!r}{where}")
     known = [
         *EMBEDDED,
         "hf:PATH",
@@ -393,7 +396,7 @@ def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[in
         *(f"{kind}:FOLDER" for kind in (FRAMES, *ANNOTATED)),
         *(f"{reader}:FOLDER" for reader in benchmarks.READERS),
     ]
-    near = difflib.get_close_matches(name, [*EMBEDDED], 1)
+    near = difflib.get_close_matches(name.partition(":")[0], [one.partition(":")[0] for one in known], 1)
     raise FileNotFoundError(
         f"data: no file or folder {name!r}, and no name of a data set ({', '.join(known)})"
         + (f"; did you mean {near[0]!r}?" if near else "")

@@ -487,6 +487,9 @@ def test_plain_folders_are_tasks(tmp_path: Path) -> None:
         open_splits(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="data: no file or folder 'nonsense', and no name of a data set"):
         open_splits("nonsense")
+    for name, said in {"no/photos": r"'no/photos' in '[^']+'$", "cifer-10:/data": "did you mean 'cifar-10'"}.items():
+        with pytest.raises(FileNotFoundError, match=f"data: no file or folder .*{said}"):
+            open_splits(name)
 
 
 def test_embedded_tasks() -> None:
