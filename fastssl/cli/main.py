@@ -131,10 +131,16 @@ def methods() -> None:
     """List the methods with their targets, losses and papers."""
     from fastssl.methods import METHODS, Word2Vec
 
-    table = Table("method", "family", "predicts", "loss", "paper")
+    families: dict[str, list[tuple[str, ...]]] = {}
     for name, kind in {**METHODS, Word2Vec.name: Word2Vec}.items():
         about = kind.about()  # type: ignore[attr-defined]
-        table.add_row(name, about["family"], about["predicts"], about["loss"], about["paper"])
+        families.setdefault(about["family"], []).append((name, about["predicts"], about["loss"], about["paper"]))
+    table = Table("method", "predicts", "loss", "paper")
+    for family, rows in families.items():
+        table.add_section()
+        table.add_row(Text(family, "bold"))
+        for row in rows:
+            table.add_row(*row)
     console.print(table)
 
 
@@ -489,7 +495,7 @@ def pretrain(
         from fastssl.train.language import remove_other_tokens
 
         remove_other_tokens(Path(source.file.path), out)
-    judged = text or source.labels is not None or "signal" in model.needs
+    judged = text or source.labels is not None or (audio and kind.generates is not None)  # by its likelihood
     following = "evaluate {}" if judged else "embed {} --out features.npz"
     echo(f"checkpoint: {out / 'checkpoint'}\nnext: fastssl {following.format(shlex.quote(str(out)))}")
 

@@ -413,6 +413,7 @@ def test_help_does_not_wait_for_torch() -> None:
         assert done.returncode == 0 and needed in done.stdout, done.stderr
         assert "..." not in done.stdout.partition("Commands:")[2], "a summary that is cut"
     assert "did you mean 'simclr'" in _fails("pretrain", "simclrr")
+    assert "…" not in _run("methods"), "a word that is cut"
 
 
 def test_names_that_the_terminal_cannot_show_are_no_traceback(tmp_path: Path) -> None:
