@@ -20,6 +20,7 @@ LAYERS = (
     "_table",
     "_docs",
     "_options",
+    "_logs",
     "_words",
     "_files",
     "_graph",
