@@ -52,7 +52,16 @@ void pack(const Source* sources, int64_t n_sources, int64_t block, int64_t depth
 }
 
 #ifdef FASTSSL_BF16_PAIRS
-// bf16 rows stay as they are: products of raw values are exact, the factors join after the sum.
+// A power of two that brings a row of this length near 1. Almost all rows are near enough: 1.
+inline float power_to_unit(double length) {
+  constexpr int kNear = 24;
+  if (!(length > 0) || length == __builtin_inf()) return 1;
+  const int exponent = __builtin_ilogb(length);
+  return -kNear <= exponent && exponent <= kNear ? 1.0f : float(__builtin_ldexp(1.0, -exponent));
+}
+
+// bf16 rows stay as they are: products of raw values are exact, the factors join after the sum. Rows that are divided
+// by their length may have any that bf16 can express, and their products must not leave fp32: an exact power of two.
 template <class K>
 void pack_bf16(const Source* sources, int64_t n_sources, int64_t block, int64_t depth, double normalize, double factor,
                const Packed& out) {
@@ -64,6 +73,7 @@ void pack_bf16(const Source* sources, int64_t n_sources, int64_t block, int64_t 
   };
   uint32_t *lanes = part(out.lanes, lane_words), *natural = part(out.natural, runs * kWords),
            *rows = part(out.rows, runs * kWords);
+  float power[kBlock];
   for (int64_t r = 0; r < kBlock; ++r) {
     const Located at = locate(sources, n_sources, block * kBlock + r);
     if (out.lane_factor) out.lane_factor[block * kBlock + r] = 0;
@@ -72,7 +82,8 @@ void pack_bf16(const Source* sources, int64_t n_sources, int64_t block, int64_t 
     const double inverse = normalize > 0 ? 1.0 / (length < normalize ? normalize : length) : 1.0;
     if (out.norm) out.norm[block * kBlock + r] = length;
     if (out.inverse_norm) out.inverse_norm[block * kBlock + r] = inverse;
-    if (out.lane_factor) out.lane_factor[block * kBlock + r] = float(inverse * factor);
+    power[r] = normalize > 0 ? power_to_unit(length) : 1.0f;
+    if (out.lane_factor) out.lane_factor[block * kBlock + r] = float(inverse * factor / power[r]);
   }
   alignas(64) uint16_t square[kBlock][kBlock];
   const auto* in = reinterpret_cast<const uint32_t*>(square);
@@ -89,6 +100,8 @@ void pack_bf16(const Source* sources, int64_t n_sources, int64_t block, int64_t 
       } else {
         for (int64_t k = 0; k < left; ++k) square[r][k] = p[k * stride];
       }
+      for (int64_t k = 0; power[r] != 1 && k < left; ++k)
+        square[r][k] = float_to_bf16(bf16_to_float(square[r][k]) * power[r]);
     }
     if (natural) __builtin_memcpy(natural + to, square, sizeof square);
     if constexpr (K::kTiles) {

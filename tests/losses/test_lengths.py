@@ -140,3 +140,20 @@ def test_pair_losses_of_scores_beyond_what_exponentials_reach(name: str, deviati
             with instruction_set(isa):
                 for got, right in zip(subject.gradients(inputs, **options), wanted):
                     assert float((got - right).abs().max()) <= 1e-3 * float(right.abs().max()) + 1e-30, (isa, seed)
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "info_nce", "info_nce_symmetric", "sup_con"])
+def test_lengths_whose_products_leave_fp32(any_isa: str, name: str) -> None:
+    """Rows of bf16 that are divided by their length have any that it can express: what counts is their direction."""
+    subject = SUBJECTS[name]
+    inputs = subject.make(70, 24, torch.float32, 1.0)
+    sides = sorted({"x", "y"} & set(inputs))
+    for k in sides:
+        inputs[k] = (inputs[k] * 10.0 ** torch.linspace(-11, 37, len(inputs[k]))[:, None]).bfloat16()
+    got, right = subject.gradients(inputs), subject.gradients(inputs.double(), backend="reference")
+    assert float(got[0]) == pytest.approx(float(right[0]), rel=1e-3)
+    for k, ours, wanted in zip(inputs, got[1:], right[1:]):
+        if k not in sides:
+            continue
+        error = (ours.double() - wanted).norm(dim=1) / wanted.norm(dim=1)
+        assert float(error[wanted.norm(dim=1) > 1e-36].max()) <= 2**-6, k
