@@ -50,7 +50,7 @@ class FasterCpuOperations(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         faster, options = REPLACED.get(func), kwargs or {}
-        if faster is not None and _recorded_once() and plain(*args, *options.values()):
+        if faster is not None and plain(*args, *options.values()) and _recorded_once():  # plain: not compiled
             return faster(*args, **options)
         return func(*args, **options)
 

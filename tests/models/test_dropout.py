@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastssl.functional._cpu import ATTENTION, DROPOUT, dropout, faster_dropout
 from fastssl.functional._cpu.dropout import FEW, draws_as_torch
+from fastssl.models import FasterCpuOperations
 from fastssl.ops import extension
 
 pytestmark = pytest.mark.skipif(extension._C is None, reason="no kernels")
@@ -136,10 +137,11 @@ def test_other_ways_of_running_are_torchs() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return TF.scaled_dot_product_attention(x, x, x, dropout_p=0.1)
 
-    network, x = nn.Sequential(nn.Dropout(0.3), Attention()), torch.randn(64, 16, 64)
+    network = nn.Sequential(nn.Conv2d(16, 16, 1), nn.Dropout(0.3), nn.Flatten(2), Attention())
+    x = torch.randn(64, 16, 8, 8)
     torch.manual_seed(0)
     expected = network(x)
-    with faster_dropout():
+    with FasterCpuOperations(), faster_dropout():
         ways = [torch.jit.script(network), torch.compile(network, fullgraph=True, backend="eager")]
         ways += [torch.export.export(network, (x,)).module()]
         for way in ways:

@@ -32,7 +32,8 @@ def faster_dropout() -> Iterator[None]:
     elements, heads of long texts without dropout, other devices, subclasses of tensors, and what is compiled, traced,
     or transformed by ``torch.func``.
 
-    Forward and backward passes belong into it where attention is checkpointed: the backward pass computes it again.
+    Forward and backward passes belong into it where parts with dropout or attention are checkpointed: the backward pass
+    computes them again, and ``torch.utils.checkpoint`` refuses what is stored otherwise.
 
     Example:
         >>> import torch
