@@ -18,6 +18,8 @@ MULTI_HEAD = TF.multi_head_attention_forward
 HALF = torch.bfloat16
 NARROW = 8  # output columns up to which weight gradients are faster of several images side by side
 WIDE = 64  # output columns of such images, at least
+CHANNELS = 64  # of inputs and of outputs below which torch's convolutions are faster
+PIXELS = 256  # of all outputs below which its weight gradients are
 
 
 class FasterCpuOperations(TorchFunctionMode):
@@ -28,9 +30,9 @@ class FasterCpuOperations(TorchFunctionMode):
     ``nn.TransformerEncoderLayer`` and in torchvision's and open_clip's transformers), in this thread:
 
     - Attention is one operation in each pass, in float32, which has more digits than in bf16.
-    - On CPUs with AMX, convolutions under bf16 autocast with kernels of one pixel are matrix products, and weight
-      gradients of convolutions with at most 8 output columns, whose padding keeps the size, are those of several
-      images side by side. Inputs are in the memory format ``torch.channels_last``.
+    - On CPUs with AMX, convolutions under bf16 autocast of at least 64 channels: with kernels of one pixel they are
+      matrix products, and weight gradients of those with at most 8 output columns, whose padding keeps the size, are
+      those of several images side by side. Inputs are in the memory format ``torch.channels_last``.
     - GELU by a tanh (``approximate="tanh"``) has kernels of its own.
     - ``torch.index_select`` of the first indices, as relative positions of transformers' XLNet have it, is a slice.
 
@@ -85,7 +87,7 @@ def convolution(
     usual = counts and groups == 1 and _pair(dilation) == (1, 1) and min(_pair(stride)) > 0
     full = input.numel() > 0 and weight.numel() > 0
     fits = channels_last and usual and full and input.shape[1] == weight.shape[1]
-    fits = fits and (bias is None or bias.shape == weight.shape[:1])
+    fits = fits and (bias is None or bias.shape == weight.shape[:1]) and min(weight.shape[:2]) >= CHANNELS
     if not (fits and _trained_in_bf16(*inputs) and torch.cpu._is_amx_tile_supported()):
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
     strides, paddings = _pair(stride), _pair(padding)
@@ -95,7 +97,9 @@ def convolution(
         return TF.linear(sampled, weight.flatten(1), bias).permute(0, 3, 1, 2)
     columns = (input.shape[3] + 2 * paddings[1] - weight.shape[3]) // strides[1] + 1
     same = (2 * paddings[1] - weight.shape[3]) // strides[1] == -1  # an image of n x stride columns gives n columns
-    if not (same and 0 < columns <= NARROW and weight.requires_grad):
+    rows = (input.shape[2] + 2 * paddings[0] - weight.shape[2]) // strides[0] + 1
+    many = len(input) * rows * columns >= PIXELS
+    if not (same and many and 0 < columns <= NARROW and weight.requires_grad):
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
     half_bias = None if bias is None else bias.to(HALF)
     result: Tensor = NarrowConvolution.apply(input.to(HALF), weight.to(HALF), half_bias, strides, paddings)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as TF
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -24,6 +24,8 @@ from fastssl.models import FasterCpuOperations, cpu_operations, faster_dropout
 def amx(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is faster on some CPUs alone is right on all."""
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(cpu_operations, "CHANNELS", 1)
+    monkeypatch.setattr(cpu_operations, "PIXELS", 1)
 
 
 def _gradients(function: Callable[..., Tensor], inputs: list[Tensor], weight: Tensor) -> list[Tensor]:
@@ -99,6 +101,7 @@ def test_multi_head_attention(network: str, dropout: float, monkeypatch: pytest.
         assert all(new <= old * (1.05 if network == "attention" else 1.5) for old, new in zip(*errors))
 
 
+@settings(deadline=None)
 @given(
     images=st.integers(1, 20),
     channels=st.tuples(st.integers(1, 9), st.integers(1, 9)),
@@ -184,9 +187,15 @@ def test_convolutions_in_bf16(shape: tuple[int, ...], kernel: int, stride: int, 
         assert torch.all((a.double() - b).abs() <= 5 * 2**-8 * size)
 
 
-@pytest.mark.parametrize("case", ["groups", "dilation", "same", "channels first", "no autocast", "float64", "frozen"])
-def test_other_convolutions_are_torchs(case: str) -> None:
+CASES = ["groups", "dilation", "same", "channels first", "no autocast", "float64", "frozen", "channels", "pixels"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_other_convolutions_are_torchs(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    monkeypatch.setattr(cpu_operations, "CHANNELS", 5 if case == "channels" else 1)
+    monkeypatch.setattr(cpu_operations, "PIXELS", 8 * 6 * 6 + 1 if case == "pixels" else 1)
+    monkeypatch.setattr(cpu_operations.NarrowConvolution, "apply", None)  # is not called
     options: dict[str, Any] = {
         "groups": {"groups": 2},
         "dilation": {"dilation": 2, "padding": 2},
