@@ -15,9 +15,10 @@ void each_head(const std::vector<Head>& heads, bool backward, void (*kernel)(con
   if (heads.empty()) return;
   const Head& first = heads.front();
   const int64_t size = attention_scratch(first.key.count, first.depth, first.value_depth, backward);
-  const auto count = int64_t(heads.size());
-  Buffer<float> scratch(std::min(count, num_threads()) * size, false);
-  parallel_tasks(count, [&](int64_t worker, int64_t k) { kernel(heads[size_t(k)], scratch.data() + worker * size); });
+  const auto count = int64_t(heads.size()), workers = std::min(count, num_threads());
+  Buffer<float> scratch(workers * size, false);
+  parallel_tasks(
+      count, [&](int64_t worker, int64_t k) { kernel(heads[size_t(k)], scratch.data() + worker * size); }, workers);
   poll_interrupt();
 }
 

@@ -139,7 +139,8 @@ class Sight {
       // The least number as a mask, which times log2(e) is none, is not minus infinity: where all keys have it, all are
       // seen.
       const V more = load<float>(added);
-      return more == kNever ? more : score + vmax<float>(more * kLog2e, splat(-2e38f));
+      const V scaled = more * kLog2e;  // NaN stays NaN
+      return more == kNever ? more : score + (scaled < -2e38f ? splat(-2e38f) : scaled);
     }
     if (h_.visible) {
       uint8_t some[kW];
@@ -314,15 +315,15 @@ void backward(const Head& h, float* scratch) {
           std::fill_n(own_g + b * kArea + r * kBlock, kBlock, 0.f);
         }
       }
-      for (int64_t d = 0; d < n.depth_blocks; ++d)
+      for (int64_t d = 0; h.query_gradient.data && d < n.depth_blocks; ++d)
         over_keys(query_sums + (part * n.depth_blocks + d) * kArea, own_g, key_rows + d * kArea, n.depth_blocks * kArea,
                   seen);
     }
     for (int64_t b = 0; b < seen; ++b) {
-      for (int64_t d = 0; d < n.value_blocks; ++d)
+      for (int64_t d = 0; h.value_gradient.data && d < n.value_blocks; ++d)
         product<int(kBlock), 1, true>(value_sums + (b * n.value_blocks + d) * kArea, p + b * kArea, keys * kArea,
                                       out_rows + d * kArea, n.value_blocks * kArea, parts);
-      for (int64_t d = 0; d < n.depth_blocks; ++d)
+      for (int64_t d = 0; h.key_gradient.data && d < n.depth_blocks; ++d)
         product<int(kBlock), 1, true>(key_sums + (b * n.depth_blocks + d) * kArea, g + b * kArea, keys * kArea,
                                       query_rows + d * kArea, n.depth_blocks * kArea, parts);
     }

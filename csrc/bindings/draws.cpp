@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -197,17 +198,29 @@ py::tuple cut_spans(const Integers& values, const Integers& offsets, const Integ
   return py::make_tuple(kept, kept_ends, cut, cut_ends);
 }
 
-// Into `count` bytes at `kept`. All of it under Python's lock, so that no other thread draws in between.
-void draw_of_torch(const py::object& generator, double probability, uintptr_t kept, int64_t count) {
-  if (!(probability >= 0 && probability <= 1)) throw std::invalid_argument("probability: expected 0 to 1");
-  const py::object state = generator.attr("get_state")();
+Twister& twister_of(const py::object& state) {
   if (state.attr("nbytes").cast<size_t>() < sizeof(Twister))
     throw std::invalid_argument("generator: expected a generator of the CPU");
   auto& twister = *reinterpret_cast<Twister*>(state.attr("data_ptr")().cast<uintptr_t>());
   if (twister.left < 1 || twister.left > kTwisterWords || twister.next + uint64_t(twister.left - 1) > kTwisterWords)
     throw std::invalid_argument("generator: a state of another layout");
-  draw_kept(twister, probability, count, reinterpret_cast<uint8_t*>(kept));
-  generator.attr("set_state")(state);
+  return twister;
+}
+
+// Into `count` bytes at `kept`, under Python's lock. An operation of torch that has given it up may draw in the
+// meantime: then all is drawn again, behind it.
+void draw_of_torch(const py::object& generator, double probability, uintptr_t kept, int64_t count) {
+  if (!(probability >= 0 && probability <= 1)) throw std::invalid_argument("probability: expected 0 to 1");
+  for (;;) {
+    const py::object state = generator.attr("get_state")();
+    Twister& twister = twister_of(state);
+    const Twister before = twister;
+    draw_kept(twister, probability, count, reinterpret_cast<uint8_t*>(kept));
+    const py::object now = generator.attr("get_state")();
+    if (std::memcmp(&twister_of(now), &before, sizeof before) != 0) continue;
+    generator.attr("set_state")(state);
+    return;
+  }
 }
 
 }  // namespace

@@ -26,6 +26,7 @@ void draw_kept(Twister& generator, double probability, int64_t count, uint8_t* k
     uint32_t state[kTwisterWords], drawn[1 + kTwisterWords + kTwisterPadding] = {};
     std::copy_n(words, kTwisterWords, state);
     const int64_t from = ceil_div(begin, kTwisterDraws), to = ceil_div(end, kTwisterDraws);
+    if (from == to) return;  // the state of the piece before
     for (int64_t k = 0; k < to; ++k) {
       drawn[0] = state[kTwisterWords - 1];  // an odd one is the first word of the next draw
       kernels.twist(state);

@@ -41,6 +41,9 @@ Tokens tokens_of(const Tensor& t, int64_t batch, int64_t head) { return {at(t, b
 Gradient gradient_of(Tensor& t, int64_t batch, int64_t head) {
   return {const_cast<char*>(at(t, batch, head)), t.stride(2)};
 }
+Gradient gradient_of(MaybeTensor& t, int64_t batch, int64_t head) {  // one that is not wanted: null
+  return t ? gradient_of(*t, batch, head) : Gradient{};
+}
 
 // One problem per head; f adds what a pass has of its own.
 template <class F>
@@ -88,14 +91,14 @@ Tensor forward(Tensor query, Tensor key, Tensor value, MaybeTensor mask, MaybeTe
 }
 
 void backward(Tensor grad, Tensor query, Tensor key, Tensor value, MaybeTensor mask, MaybeTensor kept,
-              double kept_scale, double scale, bool causal, Tensor rows, Tensor query_grad, Tensor key_grad,
-              Tensor value_grad) {
+              double kept_scale, double scale, bool causal, Tensor rows, MaybeTensor query_grad, MaybeTensor key_grad,
+              MaybeTensor value_grad) {
   const Sizes n = sizes_of(query, key, value);
   const ScalarType dtype = query.scalar_type();
   check_tokens(grad, n, n.queries, n.value_depth, dtype);
-  check_tokens(query_grad, n, n.queries, n.depth, dtype);
-  check_tokens(key_grad, n, n.keys, n.depth, dtype);
-  check_tokens(value_grad, n, n.keys, n.value_depth, dtype);
+  if (query_grad) check_tokens(*query_grad, n, n.queries, n.depth, dtype);
+  if (key_grad) check_tokens(*key_grad, n, n.keys, n.depth, dtype);
+  if (value_grad) check_tokens(*value_grad, n, n.keys, n.value_depth, dtype);
   attention_backward(
       heads_of(query, key, value, mask, kept, kept_scale, scale, causal, rows, [&](Head& head, int64_t b, int64_t h) {
         head.out_gradient = tokens_of(grad, b, h);
@@ -114,8 +117,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastssl, m) {
       "bool causal, Tensor(a!) out) -> Tensor");
   m.def(
       "attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor? mask, Tensor? kept, "
-      "float kept_scale, float scale, bool causal, Tensor rows, Tensor(a!) query_grad, Tensor(b!) key_grad, "
-      "Tensor(c!) value_grad) -> ()");
+      "float kept_scale, float scale, bool causal, Tensor rows, Tensor(a!)? query_grad, "
+      "Tensor(b!)? key_grad, Tensor(c!)? value_grad) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastssl, CPU, m) {

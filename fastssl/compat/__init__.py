@@ -165,7 +165,8 @@ def _activate(name: str) -> _Patch:
     for target in targets:
         peer.know(target.owner, target.method, target.family)
     peer.know_parts()
-    entry.within.enter_context(getattr(adapter, "within", contextlib.nullcontext)())
+    if hasattr(adapter, "within"):
+        entry.within.enter_context(adapter.within(lambda: entry.options.exact_dtypes))
     _patches[name] = entry
     return entry
 

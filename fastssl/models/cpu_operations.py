@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
 
-from fastssl.functional._cpu import ATTENTION, GELU, attention, gelu, plain
+from fastssl.functional._cpu import ATTENTION, CONTEXTS, GELU, attention, gelu, plain
 
 MULTI_HEAD = TF.multi_head_attention_forward
 HALF = torch.bfloat16
@@ -52,9 +52,10 @@ class FasterCpuOperations(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         faster, options = REPLACED.get(func), kwargs or {}
-        if faster is not None and plain(*args, *options.values()) and _recorded_once():  # plain: not compiled
-            return faster(*args, **options)
-        return func(*args, **options)
+        if faster is None or not plain(*args, *options.values()):  # compiled code goes no further
+            return func(*args, **options)
+        again = func is ATTENTION and CONTEXTS  # it is replaced when it is recomputed, too
+        return faster(*args, **options) if again or _recorded_once() else func(*args, **options)
 
 
 def _recorded_once() -> bool:

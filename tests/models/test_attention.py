@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fastssl.functional._cpu import ATTENTION, attention, faster_dropout
+from fastssl.functional._cpu import ATTENTION, REPLACED, attention, faster_dropout
 from fastssl.ops import extension
 
 pytestmark = pytest.mark.skipif(extension._C is None, reason="no kernels")
@@ -129,7 +129,10 @@ def test_any_sizes(sizes: tuple[int, ...], kind: str, dropped: float, length: fl
     _compare(sizes, kind, dropped, torch.float32, seed, length)
 
 
-@pytest.mark.parametrize("layout", ["packed", "by token", "transposed", "sliced", "expanded"])
+LAYOUTS = ["packed", "by token", "transposed", "sliced", "expanded", "dense", "heads", "padded", "flat", "width"]
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, "windows"])
 def test_layouts(layout: str) -> None:
     generator = torch.Generator().manual_seed(0)
     packed = torch.randn(2, 45, 3, 4, 16, generator=generator)
@@ -139,12 +142,21 @@ def test_layouts(layout: str) -> None:
         "transposed": lambda: [packed[:, :, k].permute(0, 2, 3, 1) for k in range(3)],
         "sliced": lambda: [packed[..., ::2].permute(2, 0, 3, 1, 4)[k] for k in range(3)],
         "expanded": lambda: [packed[:1, :, k].transpose(1, 2).expand(3, -1, -1, -1) for k in range(3)],
+        "dense": lambda: [packed[:, :, k].transpose(1, 2).contiguous() for k in range(3)],
+        "heads": lambda: [packed[:, :, k, :1].transpose(1, 2).expand(-1, 4, -1, -1) for k in range(3)],
+        "padded": lambda: [packed[:, :, k, :, :9].transpose(1, 2) for k in range(3)],
+        "flat": lambda: [
+            packed[:, :, k].flatten(2).view(2, 45, 4, 16).transpose(0, 1).transpose(1, 2) for k in range(3)
+        ],
+        "width": lambda: [packed[:, :, k, :, : 16 - 4 * (k == 2)].transpose(1, 2).contiguous() for k in range(3)],
+        "windows": lambda: [packed[:, :, k].transpose(1, 2)[..., 0].unfold(-1, 16, 1) for k in range(3)],
     }
     inputs = views[layout]()
-    for gradient in (torch.ones(()).expand(inputs[0].shape), torch.randn(inputs[0].shape)):
+    shape = (*inputs[0].shape[:3], inputs[2].shape[3])
+    for gradient in (torch.ones(()).expand(shape), torch.randn(shape)):
         for dropped in (0.0, 0.3):
             ours, torchs = (_run(f, [*inputs, gradient], 0, dropout_p=dropped) for f in (attention, ATTENTION))
-            assert ours[0].stride() == torchs[0].stride()
+            assert ours[0].stride() == torchs[0].stride() or layout == "windows"  # whose elements are shared
             for a, b in zip(ours, torchs, strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
@@ -164,6 +176,24 @@ def test_what_is_no_number_stays_none(value: float) -> None:
     inputs[0][0, 0, 3, 2] = value
     ours, torchs = (_run(f, inputs, 0) for f in (attention, ATTENTION))
     assert torch.equal(ours[0].isnan(), torchs[0].isnan()) and bool(ours[0].isnan().any())
+
+
+def test_masks_that_are_no_numbers() -> None:
+    inputs = _inputs((1, 1, 40, 40, 8, 8), torch.float32, 0)
+    mask = torch.zeros(40, 40)
+    mask[3, 2] = torch.nan
+    ours, torchs = (_run(f, inputs, 0, attn_mask=mask) for f in (attention, ATTENTION))
+    assert bool(ours[0][0, 0, 3].isnan().all()) and torch.equal(ours[0].isnan(), torchs[0].isnan())
+
+
+@pytest.mark.parametrize("frozen", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)])
+def test_gradients_of_some_inputs(frozen: tuple[int, ...]) -> None:
+    inputs, found = _inputs((2, 2, 40, 50, 8, 8), torch.float32, 0), []
+    for function in (attention, ATTENTION):
+        leaves = [t.detach().requires_grad_(k not in frozen) for k, t in enumerate(inputs[:3])]
+        found.append(torch.autograd.grad(function(*leaves), [t for t in leaves if t.requires_grad], inputs[3]))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dropped", [0.0, 0.3])
@@ -191,7 +221,8 @@ def _composed(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tens
 
 
 @pytest.mark.parametrize(
-    "case", ["no gradient", "groups", "3 dimensions", "float64", "trained mask", "both masks", "sizes", "empty"]
+    "case",
+    ["no gradient", "groups", "3 dimensions", "float64", "trained mask", "both masks", "sizes", "empty", "a flag"],
 )
 def test_all_else_is_torchs(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = (1, 1, 0, 4, 8, 8) if case == "empty" else (2, 4, 6, 6, 8, 8)
@@ -205,6 +236,8 @@ def test_all_else_is_torchs(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if case in ("trained mask", "both masks"):
         options["attn_mask"] = torch.zeros(6, 6, requires_grad=case == "trained mask")
         options["is_causal"] = case == "both masks"
+    if case == "a flag":
+        options["is_causal"] = 1
     if case == "sizes":
         inputs[1] = inputs[1][:, :, :4]
     seen: list[Any] = []
@@ -214,7 +247,7 @@ def test_all_else_is_torchs(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
             out = function(*leaves, **options)
             seen.append(out.detach())
             assert "_Attention" not in type(out.grad_fn).__name__
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             seen.append(str(error))
     assert seen[0] == seen[1] if isinstance(seen[0], str) else torch.equal(*seen)
 
@@ -239,10 +272,26 @@ def test_little_work_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
         for count in tokens.values():
             t = torch.empty(1, 4, count, 64, dtype=dtype)
+            monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
+            assert not MODULE._pays(t, t, t, True)  # fewer heads than threads
+            monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
             pays.append((MODULE._pays(t, t, t, False), MODULE._pays(t, t, t, True)))
     first, half, plain = pays[:3], pays[3:6], pays[6:]
     assert first == half == [(False, False), (True, True), (False, True)]
     assert plain == [(False, False), (True, True), (True, True)]
+
+
+def test_exact_contexts_leave_16_bits_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    t = torch.randn(2, 4, 200, 16, requires_grad=True)
+    exact = [True]
+    with faster_dropout(lambda: exact[0]):
+        for given_exact in (True, False):
+            exact[0] = given_exact
+            for half in (t.bfloat16(), t):
+                with torch.autocast("cpu", torch.bfloat16, enabled=half is t):
+                    out = TF.scaled_dot_product_attention(half, half, half)
+                assert bool((out == ATTENTION(*(half.bfloat16(),) * 3)).all()) == given_exact
 
 
 @pytest.mark.threads
@@ -260,5 +309,5 @@ def test_bits_do_not_depend_on_threads() -> None:
 
 def test_the_context_replaces_torchs() -> None:
     with faster_dropout():
-        assert TF.scaled_dot_product_attention is attention
+        assert TF.scaled_dot_product_attention is REPLACED["scaled_dot_product_attention"][0]
     assert TF.scaled_dot_product_attention is ATTENTION

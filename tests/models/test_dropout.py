@@ -10,9 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as TF
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from fastssl.functional._cpu import ATTENTION, DROPOUT, dropout, faster_dropout
-from fastssl.functional._cpu.dropout import FEW, draws_as_torch
+from fastssl.functional._cpu import ATTENTION, DROPOUT, REPLACED, dropout, faster_dropout
+from fastssl.functional._cpu.dropout import MIN_ELEMENTS, draws_as_torch
 from fastssl.models import FasterCpuOperations
 from fastssl.ops import extension
 
@@ -53,8 +54,8 @@ def test_masks_are_torchs(dtype: torch.dtype, isa: str) -> None:
     """At every place of a state, of an even and an odd number of words, and for subnormal numbers and NaN."""
     scales = 10.0 ** torch.arange(-44, 30)
     for words, count, p in [
-        *((words, FEW, 0.1) for words in (0, 1, 2, 311, 622, 623, 624, 625)),
-        *((3, FEW + more, 0.5) for more in (1, 7, 311, 312, 313)),
+        *((words, MIN_ELEMENTS, 0.1) for words in (0, 1, 2, 311, 622, 623, 624, 625)),
+        *((3, MIN_ELEMENTS + more, 0.5) for more in (1, 7, 311, 312, 313)),
         *((words, 100_003, p) for words in (0, 5) for p in (1e-9, 1e-4, 0.3, 0.9, 1 - 1e-9)),
     ]:
         x = (torch.randn(count) * scales[torch.arange(count) % len(scales)]).to(dtype)
@@ -115,14 +116,16 @@ def test_layouts(view: Callable[[Tensor], Tensor]) -> None:
 
 
 def test_derivatives() -> None:
-    x = torch.randn(2 * FEW, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2 * MIN_ELEMENTS, dtype=torch.float64, requires_grad=True)
     results = []
     for function in (DROPOUT, dropout):
         torch.manual_seed(0)
         y = function(x, 0.4)
         (first,) = torch.autograd.grad((y**3).sum(), x, create_graph=True)
         (second,) = torch.autograd.grad((first**2).sum(), x)
-        (batched,) = torch.autograd.grad(function(x, 0.4), x, torch.ones(2, 2 * FEW).double(), is_grads_batched=True)
+        (batched,) = torch.autograd.grad(
+            function(x, 0.4), x, torch.ones(2, 2 * MIN_ELEMENTS).double(), is_grads_batched=True
+        )
         results.append([y, first, second, batched])
     for a, b in zip(*results):
         torch.testing.assert_close(a, b, rtol=1e-15, atol=0)
@@ -154,13 +157,13 @@ def test_contexts_may_end_in_any_order() -> None:
     first.enter_context(faster_dropout())
     second.enter_context(faster_dropout())
     first.close()
-    assert TF.dropout is dropout
+    assert TF.dropout is REPLACED["dropout"][0]
     second.close()
     assert TF.dropout is DROPOUT and TF.scaled_dot_product_attention is ATTENTION
     with pytest.MonkeyPatch.context() as others:
         others.setattr(TF, "dropout", lambda *a, **k: DROPOUT(*a, **k))
         with faster_dropout():
-            assert TF.dropout is not dropout
+            assert TF.dropout is not REPLACED["dropout"][0]
     assert TF.dropout is DROPOUT
 
 
@@ -169,8 +172,73 @@ def test_other_dropout_is_torchs(case: str) -> None:
     results = []
     for context in (contextlib.nullcontext(), faster_dropout()):
         torch.manual_seed(0)
-        input = torch.randn(100 if case == "few" else 2 * FEW)
+        input = torch.randn(100 if case == "few" else 2 * MIN_ELEMENTS)
         p: Any = {"none": 0.0, "all": 1.0, "tensor": torch.tensor(0.3)}.get(case, 0.3)
         with context:
             results.append(TF.dropout(input, p, inplace=case == "inplace"))
     assert torch.equal(*results)
+
+
+def test_what_a_wrapper_keeps_of_a_context_is_torchs_afterwards() -> None:
+    with faster_dropout():
+        kept = TF.dropout
+        assert "_Scaled" in type(kept(torch.ones(2 * MIN_ELEMENTS, requires_grad=True), 0.1).grad_fn).__name__
+    assert "_Scaled" not in type(kept(torch.ones(2 * MIN_ELEMENTS, requires_grad=True), 0.1).grad_fn).__name__
+
+
+def test_the_default_device_and_generators_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "manual_seed", None)  # which seeds GPUs, too
+    draws_as_torch.cache_clear()
+    before, x = torch.get_rng_state(), torch.ones(2 * MIN_ELEMENTS)
+    with faster_dropout(), torch.device("meta"):
+        found = TF.dropout(x, 0.3)
+    torch.set_rng_state(before)
+    assert found.device.type == "cpu" and torch.equal(found, DROPOUT(x, 0.3))
+    before = torch.get_rng_state()
+    draws_as_torch.cache_clear()
+    assert draws_as_torch() and torch.equal(torch.get_rng_state(), before)
+
+
+def test_draws_of_other_threads_are_not_made_again() -> None:
+    """A generator that another thread has drawn from while ours were made."""
+
+    class Disturbed:
+        def __init__(self) -> None:
+            self.own, self.asked = torch.Generator().manual_seed(3), 0
+
+        def get_state(self) -> Tensor:
+            self.asked += 1
+            if self.asked == 2:
+                torch.rand(7, generator=self.own)
+            return self.own.get_state()
+
+        def set_state(self, state: Tensor) -> None:
+            self.own.set_state(state)
+
+    assert extension._C is not None
+    disturbed, expected = Disturbed(), torch.Generator().manual_seed(3)
+    kept = torch.empty(500, dtype=torch.bool)
+    extension._C.draw_kept(disturbed, 0.5, kept.data_ptr(), 500)  # type: ignore[arg-type]
+    torch.rand(7, generator=expected)
+    assert torch.equal(kept, torch.empty(500).bernoulli_(0.5, generator=expected).bool())
+    assert torch.equal(disturbed.own.get_state(), expected.get_state())
+
+
+def test_modes_see_the_functions() -> None:
+    seen: list[Any] = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    x = torch.ones(2 * MIN_ELEMENTS)
+    with faster_dropout(), Watch():
+        TF.dropout(x, 0.3)
+        assert seen == [TF.dropout]
+
+
+def test_sizes_may_be_dynamic_in_exports() -> None:
+    sizes = {"x": {0: torch.export.Dim("rows", min=2, max=4096)}}
+    with faster_dropout():
+        torch.export.export(nn.Sequential(nn.Dropout(0.1)), (torch.ones(20, 64),), dynamic_shapes=({0: sizes["x"][0]},))

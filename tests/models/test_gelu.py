@@ -10,7 +10,7 @@ import torch.nn.functional as TF
 from torch import Tensor
 
 from fastssl.functional._cpu import GELU, gelu
-from fastssl.functional._cpu.gelu import FEW
+from fastssl.functional._cpu.gelu import MIN_ELEMENTS
 from fastssl.models import FasterCpuOperations
 from fastssl.ops import extension
 
@@ -37,7 +37,7 @@ def _passes(function: Any, x: Tensor, weight: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_errs_no_more_than_torch(dtype: torch.dtype, isa: str) -> None:
-    x = torch.cat([torch.linspace(-12, 12, FEW + 5), torch.tensor(SPECIAL)]).to(dtype)
+    x = torch.cat([torch.linspace(-12, 12, MIN_ELEMENTS + 5), torch.tensor(SPECIAL)]).to(dtype)
     weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     results = [_passes(f, t, weight) for f, t in ((GELU, x.double()), (GELU, x), (gelu, x))]
     for right, torchs, ours in zip(*results):
@@ -60,7 +60,7 @@ def test_layouts(view: str) -> None:
 
 
 def test_second_derivatives() -> None:
-    x = torch.randn(2 * FEW, requires_grad=True)
+    x = torch.randn(2 * MIN_ELEMENTS, requires_grad=True)
     seconds = []
     for function in (gelu, GELU):
         (first,) = torch.autograd.grad(function(x, approximate="tanh").sum(), x, create_graph=True)
@@ -69,7 +69,7 @@ def test_second_derivatives() -> None:
 
 
 def test_the_mode_uses_it() -> None:
-    x = torch.randn(2 * FEW, requires_grad=True)
+    x = torch.randn(2 * MIN_ELEMENTS, requires_grad=True)
     with FasterCpuOperations():
         assert "_Gelu" in type(TF.gelu(x, approximate="tanh").grad_fn).__name__
         assert "_Gelu" not in type(TF.gelu(x).grad_fn).__name__

@@ -3,37 +3,57 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch.nn.functional as TF
 
-from fastssl.functional._cpu.attention import ATTENTION, attention
+from fastssl.functional._cpu.attention import ATTENTION, CONTEXTS, attention
 from fastssl.functional._cpu.dropout import DROPOUT, dropout
 from fastssl.functional._cpu.gelu import GELU, gelu
 from fastssl.functional._cpu.plain import plain
 
-__all__ = ["ATTENTION", "DROPOUT", "GELU", "attention", "dropout", "faster_dropout", "gelu", "plain"]
+__all__ = ["ATTENTION", "CONTEXTS", "DROPOUT", "GELU", "attention", "dropout", "faster_dropout", "gelu", "plain"]
 
-REPLACED = {"dropout": (dropout, DROPOUT), "scaled_dot_product_attention": (attention, ATTENTION)}
-_contexts = 0  # that have not ended
 _changing = threading.Lock()
 
 
+def _while_wanted(own: Callable[..., Any], torchs: Callable[..., Any]) -> Callable[..., Any]:
+    """What is installed. Whoever wraps it within a context may keep it for longer."""
+
+    @functools.wraps(own)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (own if CONTEXTS else torchs)(*args, **kwargs)
+
+    return call
+
+
+REPLACED = {
+    "dropout": (_while_wanted(dropout, DROPOUT), DROPOUT),
+    "scaled_dot_product_attention": (_while_wanted(attention, ATTENTION), ATTENTION),
+}
+
+
 @contextlib.contextmanager
-def faster_dropout() -> Iterator[None]:
-    """Context within which dropout takes a fraction of the time on CPUs, also that of attention.
+def faster_dropout(exact: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Context within which dropout and attention take a fraction of the time on CPUs.
 
     The masks are those that torch draws with the same seed, bit for bit: states of its Mersenne Twister are made and
     compared in vectors, one byte per element is stored instead of a factor, and the products are torch's. Attention
     that is trained, with dropout or without, is one operation in each pass, which stores no weights; it is computed in
     float32. ``dropout`` and ``scaled_dot_product_attention`` of ``torch.nn.functional`` are replaced, for all threads,
-    until the last context ends. What they do not cover runs torch's own code: calls in place, grouped queries, few
-    elements, heads of long texts without dropout, other devices, subclasses of tensors, and what is compiled, traced,
-    or transformed by ``torch.func``.
+    until the last context ends. What they do not cover runs torch's own code: calls in place; grouped queries; dropout
+    of less than 8,192 elements; attention of few pairs, of fewer heads than threads, and without dropout of heads whose
+    keys have more than 32,768 elements; other devices, subclasses of tensors, chosen backends (``sdpa_kernel``); and
+    what is compiled, traced, or transformed by ``torch.func``.
 
-    Forward and backward passes belong into it where parts with dropout or attention are checkpointed: the backward pass
-    computes them again, and ``torch.utils.checkpoint`` refuses what is stored otherwise.
+    Call ``backward`` within it, too, where parts of a network are checkpointed: they are computed again there, and
+    ``torch.utils.checkpoint`` with ``use_reentrant=False`` raises a CheckpointError if other tensors are stored.
+
+    Args:
+        exact: asked at each call; where all contexts say so, attention in 16 bits or within autocast is torch's.
 
     Example:
         >>> import torch
@@ -42,17 +62,16 @@ def faster_dropout() -> Iterator[None]:
         >>> with faster_dropout():
         ...     torch.nn.functional.dropout(x, 0.1).sum().backward()
     """
-    _count(1)
+    _change(CONTEXTS.append, exact)
     try:
         yield
     finally:
-        _count(-1)
+        _change(CONTEXTS.remove, exact)
 
 
-def _count(change: int) -> None:
-    global _contexts
+def _change(how: Callable[[Any], None], context: Callable[[], bool]) -> None:
     with _changing:
-        _contexts += change
+        how(context)
         for name, either in REPLACED.items():
             if getattr(TF, name) in either:  # else replaced by somebody else, who calls one of them
-                setattr(TF, name, either[_contexts == 0])
+                setattr(TF, name, either[not CONTEXTS])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from fastssl.ops import extension
 
 ATTENTION = TF.scaled_dot_product_attention
 FLOATS = (torch.float32, torch.bfloat16)
-LARGE = 1 << 15  # elements of the keys of a head up to which torch takes longer: 512 tokens of 64
+MAX_KEYS = 1 << 15  # elements of the keys of a head up to which torch takes longer: 512 tokens of 64
+# Of contexts that replace torch's attention: whether 16-bit tensors, and all within autocast, are to have torch's bits.
+CONTEXTS: list[Callable[[], bool]] = []
 
 
 class _Attention(torch.autograd.Function):
@@ -30,11 +33,11 @@ class _Attention(torch.autograd.Function):
         scale: float,
         causal: bool,
     ) -> Tensor:
-        batch, heads, queries, _ = query.shape
-        if kept is None and all(t.stride(-1) == 1 for t in (query, key, value)):  # as torch's own
-            out = query.new_empty(batch, queries, heads, value.shape[-1]).transpose(1, 2)
-        else:
-            out = query.new_empty(batch, heads, queries, value.shape[-1])
+        flash = kept is None and query.shape[-1] == value.shape[-1]  # the layouts of torch's kernels
+        flash = flash and all(t.stride(-1) == 1 for t in (query, key, value))
+        out = torch.empty_like(query) if flash else query.new_empty(*query.shape[:3], value.shape[-1])
+        if out.stride(-1) != 1:
+            out = out.contiguous()
         ctx.options = (kept_factor, scale, causal)
         rows = torch.ops.fastssl.attention(*map(_beside, (query, key, value)), mask, kept, *ctx.options, out)
         ctx.save_for_backward(query, key, value, mask, kept, rows)
@@ -47,7 +50,7 @@ class _Attention(torch.autograd.Function):
         if torch.is_grad_enabled() or not plain(gradient):
             found = _gradients(gradient, *inputs, mask, kept, *ctx.options)
         else:
-            found = tuple(torch.empty_like(t) if _beside(t) is t else t.new_empty(t.shape) for t in inputs)
+            found = tuple(_gradient_like(t) if need else None for t, need in zip(inputs, ctx.needs_input_grad))
             given = map(_beside, (gradient, *inputs))
             torch.ops.fastssl.attention_backward(*given, mask, kept, *ctx.options, rows, *found)
         return *found, None, None, None, None, None
@@ -58,6 +61,12 @@ def _beside(t: Tensor) -> Tensor:
     return t if t.stride(-1) == 1 else t.contiguous()
 
 
+def _gradient_like(t: Tensor) -> Tensor:
+    made = torch.empty_like(t)
+    return made if made.stride(-1) == 1 else t.new_empty(t.shape)
+
+
+@torch.autocast("cpu", enabled=False)
 def _gradients(
     gradient: Tensor,
     query: Tensor,
@@ -99,7 +108,8 @@ def attention(
     inputs = (query, key, value)
     fits = all(isinstance(t, Tensor) for t in inputs) and plain(*inputs, attn_mask) and extension._C is not None
     fits = fits and torch.is_grad_enabled() and any(t.requires_grad for t in inputs) and not enable_gqa
-    fits = fits and isinstance(dropout_p, float | int) and 0 <= dropout_p < 1 and _fit(*inputs)
+    fits = fits and type(dropout_p) in (float, int) and 0 <= dropout_p < 1 and type(is_causal) is bool
+    fits = fits and _fit(*inputs) and torch._C._get_flash_sdp_enabled() and torch._C._get_math_sdp_enabled()
     fits = fits and _is_mask(attn_mask, query, key, is_causal) and _pays(*inputs, dropout_p > 0)
     if not (fits and (dropout_p == 0 or draws_as_torch())):
         options: dict[str, Any] = {"is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
@@ -110,7 +120,7 @@ def attention(
         mask = (mask if mask.dtype == torch.bool else mask.float()).expand(sizes)
     kept, kept_factor = None, 1.0
     if dropout_p:
-        kept, kept_factor = torch.empty(sizes, dtype=torch.bool), factor(dropout_p, torch.float32)
+        kept, kept_factor = torch.empty(sizes, dtype=torch.bool, device=query.device), factor(dropout_p, torch.float32)
         draw(kept, dropout_p)
     steepness = query.shape[-1] ** -0.5 if scale is None else float(scale)
     found: Tensor = _Attention.apply(query, key, value, mask, kept, kept_factor, steepness, is_causal)
@@ -131,11 +141,14 @@ def _fit(query: Tensor, key: Tensor, value: Tensor) -> bool:
 
 def _pays(query: Tensor, key: Tensor, value: Tensor, dropped: bool) -> bool:
     """Whether torch takes longer. It composes attention with dropout; its kernel is slow in bf16 without AMX."""
-    pairs = query.shape[:3].numel() * key.shape[2]
+    pairs, heads = query.shape[:3].numel() * key.shape[2], query.shape[:2].numel()
+    half = query.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+    if heads < torch.get_num_threads() or (half and CONTEXTS and all(exact() for exact in CONTEXTS)):
+        return False
     if dropped:
         return pairs >= 1 << 16
-    small = key.shape[2] * max(key.shape[3], value.shape[3]) <= LARGE
-    if query.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu"):
+    small = key.shape[2] * max(key.shape[3], value.shape[3]) <= MAX_KEYS
+    if half:
         return pairs >= 1 << 13 and (small or not torch.cpu._is_amx_tile_supported())
     return pairs >= 1 << 18 and small
 
@@ -148,6 +161,7 @@ def _is_mask(mask: Tensor | None, query: Tensor, key: Tensor, causal: bool) -> b
     return (
         not causal
         and not mask.requires_grad
+        and not mask.is_inference()
         and mask.dtype in (torch.bool, torch.float32, query.dtype)
         and 2 <= mask.dim() <= 4
         and all(given in (1, size) for given, size in zip(mask.shape[::-1], wanted[::-1]))

@@ -13,14 +13,14 @@ from fastssl.functional._cpu.plain import plain
 from fastssl.ops import extension
 
 DROPOUT = TF.dropout
-FEW = 1 << 13  # elements below which torch's own takes as long
+MIN_ELEMENTS = 1 << 13  # below which torch takes as long
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def draw(kept: Tensor, p: float) -> None:
+def draw(kept: Tensor, p: float, generator: torch.Generator | None = None) -> None:
     """Fills a dense tensor of booleans with what is kept."""
-    assert extension._C is not None
-    extension._C.draw_kept(torch.default_generator, 1 - p, kept.data_ptr(), kept.numel())
+    assert extension._C is not None and kept.device.type == "cpu"
+    extension._C.draw_kept(generator or torch.default_generator, 1 - p, kept.data_ptr(), kept.numel())
 
 
 @functools.cache
@@ -29,18 +29,16 @@ def draws_as_torch() -> bool:
     Intel's it only gives the seed of another one."""
     if extension._C is None:
         return False
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(0)
-        expected, state = torch.empty(1000).bernoulli_(0.7).bool(), torch.get_rng_state()
-        torch.manual_seed(0)
-        draw(found := torch.empty(1000, dtype=torch.bool), 1 - 0.7)
-        return torch.equal(found, expected) and torch.equal(torch.get_rng_state(), state)
+    torchs, own = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
+    expected = torch.empty(1000, device="cpu").bernoulli_(0.7, generator=torchs).bool()
+    draw(found := torch.empty(1000, dtype=torch.bool, device="cpu"), 1 - 0.7, own)
+    return torch.equal(found, expected) and torch.equal(own.get_state(), torchs.get_state())
 
 
 @functools.lru_cache
 def factor(p: float, dtype: torch.dtype) -> float:
     """What torch multiplies kept elements by: rounded to their dtype."""
-    return float(torch.ones((), dtype=dtype).div_(1 - p))
+    return float(torch.ones((), dtype=dtype, device="cpu").div_(1 - p))
 
 
 class _Scaled(torch.autograd.Function):
@@ -62,8 +60,10 @@ class _Scaled(torch.autograd.Function):
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Replaces ``dropout``."""
+    if not (isinstance(input, Tensor) and plain(input)):
+        return DROPOUT(input, p, training, inplace)
     drops = isinstance(p, float) and 0 < p < 1 and training is True and not inplace
-    if drops and isinstance(input, Tensor) and input.dtype in FLOATS and input.numel() >= FEW and plain(input):
+    if drops and input.dtype in FLOATS and input.numel() >= MIN_ELEMENTS:
         kept = torch.empty_like(input, dtype=torch.bool)
         if kept.stride() == input.stride() and draws_as_torch():
             draw(kept, p)

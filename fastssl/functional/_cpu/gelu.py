@@ -12,7 +12,7 @@ from fastssl.functional._cpu.plain import plain
 from fastssl.ops import extension
 
 GELU = TF.gelu
-FEW = 1 << 14  # elements below which torch's own takes as long
+MIN_ELEMENTS = 1 << 14  # below which torch takes as long
 
 
 class _Gelu(torch.autograd.Function):
@@ -36,7 +36,7 @@ class _Gelu(torch.autograd.Function):
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     """Replaces ``gelu``. That by an error function is torch's, which is as fast."""
     known = approximate == "tanh" and isinstance(input, Tensor) and plain(input) and extension._C is not None
-    if known and input.dtype in (torch.float32, torch.bfloat16) and input.numel() >= FEW and _dense(input):
+    if known and input.dtype in (torch.float32, torch.bfloat16) and input.numel() >= MIN_ELEMENTS and _dense(input):
         found: Tensor = _Gelu.apply(input)
         return found
     return GELU(input, approximate=approximate)

@@ -12,9 +12,10 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 def plain(*arguments: Any) -> bool:
     """Whether tensors on the CPU are computed with: none of subclasses (DTensor, fake or nested tensors), no
-    transformation of torch.func, no forward-mode derivatives, no tracing."""
+    transformation of torch.func, no forward-mode derivatives, no tracing, no mode that watches functions."""
     return (
         not torch.compiler.is_compiling()
+        and not torch._C._is_torch_function_mode_enabled()
         and torch._C._functorch.peek_interpreter_stack() is None
         and forward_ad._current_level < 0
         and not torch.jit.is_tracing()
