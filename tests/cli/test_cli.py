@@ -258,7 +258,7 @@ def test_protocols_report_and_export(tmp_path: Path) -> None:
             ["evaluate", runs[0], "--protocol", "layers", "--data", "cifar-10:/nowhere"],
             "expected a folder after cifar-10",
         ),
-        (["report", str(tmp_path)], "checkpoint: expected a folder"),
+        (["report", str(tmp_path)], "checkpoint: expected a run"),
         (["export", runs[0], "--to", "tflite"], "to: expected one of"),
         (["pretrain", "mae", "--encoder", "resnet"], "MAE needs a ViT"),
     ):
