@@ -146,7 +146,7 @@ def _pays(query: Tensor, key: Tensor, value: Tensor, dropped: bool) -> bool:
     if heads < torch.get_num_threads() or (half and CONTEXTS and all(exact() for exact in CONTEXTS)):
         return False
     if dropped:
-        return pairs >= 1 << 16
+        return pairs >= 1 << 18
     small = key.shape[2] * max(key.shape[3], value.shape[3]) <= MAX_KEYS
     if half:
         return pairs >= 1 << 13 and (small or not torch.cpu._is_amx_tile_supported())
