@@ -5,6 +5,7 @@
 
 #include "core/half.h"
 #include "simd/microkernel.h"
+#include "simd/values.h"
 
 namespace fastssl {
 namespace FASTSSL_ISA {
@@ -19,15 +20,6 @@ constexpr float kLog2e = 1.4426950408889634f;
 
 FASTSSL_INLINE float read_as(const float* p) { return *p; }
 FASTSSL_INLINE float read_as(const uint16_t* p) { return bf16_to_float(*p); }
-FASTSSL_INLINE V load_as_float(const float* p) { return load<float>(p); }
-FASTSSL_INLINE V load_as_float(const uint16_t* p) { return (V)(load_as<I>(p) << 16); }
-FASTSSL_INLINE void store_as(float* p, V v) { store<float>(p, v); }
-FASTSSL_INLINE void store_as(uint16_t* p, V v) {
-  typedef uint16_t Halves __attribute__((vector_size(kVectorBytes / 2)));
-  const I bits = (I)v, upper = bits >> 16, rounded = (bits + 0x7fff + (upper & 1)) >> 16;
-  const Halves halves = __builtin_convertvector(v == v ? rounded : upper | 0x40, Halves);
-  __builtin_memcpy(p, &halves, sizeof halves);
-}
 
 // f(float()) or f(uint16_t()).
 template <class F>
@@ -40,7 +32,7 @@ template <class T>
 FASTSSL_INLINE void read_square(const T* from, int64_t stride, int64_t count, int64_t features, float* square) {
   for (int64_t r = 0; r < kBlock; ++r, square += kBlock) {
     if (r < count && features >= kBlock) {
-      for (int v = 0; v < kBlock; v += kW) store<float>(square + v, load_as_float(from + r * stride + v));
+      for (int v = 0; v < kBlock; v += kW) store<float>(square + v, from_memory(from + r * stride + v));
     } else {
       for (int64_t k = 0; k < kBlock; ++k) square[k] = r < count && k < features ? read_as(from + r * stride + k) : 0.f;
     }
@@ -48,7 +40,7 @@ FASTSSL_INLINE void read_square(const T* from, int64_t stride, int64_t count, in
 }
 
 // Tokens `begin` on, `blocks` blocks of 32. rows: [block][depth block][32][32]; lanes: [block][depth block][32
-// features] [32 tokens], times `factor`. Null: not wanted.
+// features] [32 tokens]. Null: not wanted.
 void pack(const Tokens& tokens, DType dtype, int64_t depth, int64_t begin, int64_t blocks, float* rows, float* lanes) {
   const int64_t depth_blocks = ceil_div(depth, kBlock);
   alignas(64) float square[kArea];
@@ -106,10 +98,10 @@ void write_rows(const Gradient& to, DType dtype, const float* blocks, int64_t de
         T* out = static_cast<T*>(to.data) + (begin + r) * to.stride + d * kBlock;
         const int64_t features = std::min(kBlock, depth - d * kBlock);
         int64_t k = 0;
-        for (; k + kW <= features; k += kW) store_as(out + k, load<float>(from + k));
+        for (; k + kW <= features; k += kW) to_memory(out + k, load<float>(from + k));
         if (k == features) continue;
         T rest[kW];
-        store_as(rest, load<float>(from + k));
+        to_memory(rest, load<float>(from + k));
         std::copy_n(rest, features - k, out + k);
       }
   });

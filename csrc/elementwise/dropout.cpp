@@ -44,10 +44,8 @@ void draw_kept(Twister& generator, double probability, int64_t count, uint8_t* k
 }
 
 void scale_kept(const void* x, DType dtype, const uint8_t* kept, double scale, int64_t count, void* out) {
-  const int64_t size = size_of(dtype);
   in_pieces(count, [&](int64_t begin, int64_t end) {
-    isa().elementwise->scale(static_cast<const char*>(x) + begin * size, dtype, kept + begin, scale, end - begin,
-                             static_cast<char*>(out) + begin * size);
+    isa().elementwise->scale(at(x, dtype, begin), dtype, kept + begin, scale, end - begin, at(out, dtype, begin));
   });
 }
 

@@ -6,25 +6,16 @@
 
 namespace fastssl {
 
-namespace {
-
-const char* at(const void* data, int64_t bytes) { return static_cast<const char*>(data) + bytes; }
-char* at(void* data, int64_t bytes) { return static_cast<char*>(data) + bytes; }
-
-}  // namespace
-
 void gelu(const void* x, DType dtype, int64_t count, void* out) {
-  const int64_t size = size_of(dtype);
   in_pieces(count, [&](int64_t begin, int64_t end) {
-    isa().elementwise->gelu(at(x, begin * size), dtype, end - begin, at(out, begin * size));
+    isa().elementwise->gelu(at(x, dtype, begin), dtype, end - begin, at(out, dtype, begin));
   });
 }
 
 void gelu_backward(const void* grad, const void* x, DType dtype, int64_t count, void* out) {
-  const int64_t size = size_of(dtype);
   in_pieces(count, [&](int64_t begin, int64_t end) {
-    isa().elementwise->gelu_backward(at(grad, begin * size), at(x, begin * size), dtype, end - begin,
-                                     at(out, begin * size));
+    isa().elementwise->gelu_backward(at(grad, dtype, begin), at(x, dtype, begin), dtype, end - begin,
+                                     at(out, dtype, begin));
   });
 }
 

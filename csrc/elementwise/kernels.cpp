@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "core/half.h"
-#include "simd/simd.h"
+#include "simd/values.h"
 
 namespace fastssl {
 namespace FASTSSL_ISA {
@@ -70,16 +70,6 @@ FASTSSL_INLINE void scale_as(const T* x, const uint8_t* kept, T scale, int64_t c
 using Float = Vec<float>;
 using Bits = IVec<float>;
 constexpr int64_t kStep = kWidth<float>;
-
-FASTSSL_INLINE Float from_memory(const float* p) { return load<float>(p); }
-FASTSSL_INLINE Float from_memory(const uint16_t* p) { return (Float)(load_as<Bits>(p) << 16); }
-FASTSSL_INLINE void to_memory(float* p, Float v) { store<float>(p, v); }
-FASTSSL_INLINE void to_memory(uint16_t* p, Float v) {  // float_to_bf16
-  typedef uint16_t Halves __attribute__((vector_size(kVectorBytes / 2)));
-  const Bits bits = (Bits)v, upper = bits >> 16, rounded = (bits + 0x7fff + (upper & 1)) >> 16;
-  const Halves halves = __builtin_convertvector(v == v ? rounded : upper | 0x40, Halves);
-  __builtin_memcpy(p, &halves, sizeof halves);
-}
 
 FASTSSL_INLINE void scale_bf16(const uint16_t* x, const uint8_t* kept, float scale, int64_t count, uint16_t* out) {
   int64_t k = 0;

@@ -16,6 +16,12 @@ void in_pieces(int64_t count, F&& f) {
   torch::stable::parallel_for(0, count, kTask, f);
 }
 
-inline int64_t size_of(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
+// Element `k`.
+inline const void* at(const void* data, DType dtype, int64_t k) {
+  return static_cast<const char*>(data) + k * (dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2);
+}
+inline void* at(void* data, DType dtype, int64_t k) {
+  return const_cast<void*>(at(static_cast<const void*>(data), dtype, k));
+}
 
 }  // namespace fastssl

@@ -10,31 +10,13 @@ from fastssl._options import integer
 from fastssl.augment.ops import Row, _probability
 from fastssl.augment.warps import INTERPOLATIONS, Fill, Warp
 
-CHOICES = (
-    "identity",
-    "shear_x",
-    "shear_y",
-    "translate_x",
-    "translate_y",
-    "rotate",
-    "brightness",
-    "saturation",
-    "contrast",
-    "sharpness",
-    "posterize",
-    "solarize",
-    "autocontrast",
-    "equalize",
-    "invert",
-    "solarize_add",
-)
 POLICIES = ("imagenet", "cifar10", "svhn")
 RAND, WIDE, TIMM, AUTO = range(4)  # numbers in the kernels, where AUTO is the first of POLICIES
 
 
 @dataclass(frozen=True, repr=False)
 class Automatic(Warp):
-    """One of :data:`CHOICES` per image. Its parameters are the number of the choice; its value: the shear, the shift in
+    """One operation of 16 per image. Its parameters are the number of the choice; its value: the shear, the shift in
     pixels, degrees, the factor less 1, bits, the threshold, or what solarize-add adds; and the number of the
     interpolation."""
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from fastssl._options import integer
-from fastssl.augment.automatic import CHOICES
 from fastssl.augment.images import ImageBatch, read_images
 from fastssl.augment.ops import ColorJitter, Normalize, Operation, RandomErasing
 from fastssl.ops import augment as kernels
 from fastssl.ops import extension
 from fastssl.ops.backend import resolve
 from fastssl.ops.reference.augment import philox
+from fastssl.ops.reference.auto_augment import CHOICES
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

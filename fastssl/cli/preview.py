@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from fastssl.augment import Augment, Views
-from fastssl.augment.automatic import CHOICES
 from fastssl.augment.images import CHANNELS, to_show
 from fastssl.data import open as open_source
 from fastssl.data.views import select_images
 from fastssl.ops.reference.augment import jitter_order
+from fastssl.ops.reference.auto_augment import CHOICES
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -17,7 +17,6 @@ from fastssl.functional._cpu import ATTENTION, REPLACED, attention, faster_dropo
 from fastssl.ops import extension
 
 pytestmark = pytest.mark.skipif(extension._C is None, reason="no kernels")
-ISAS = extension._C.usable_isas() if extension._C is not None else []
 MODULE = importlib.import_module("fastssl.functional._cpu.attention")
 MASKS = ("none", "causal", "bool", "float", "least", "keys", "queries", "columns", "own")
 
@@ -26,15 +25,6 @@ MASKS = ("none", "causal", "bool", "float", "least", "keys", "queries", "columns
 def _at_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it takes less time and where it does not."""
     monkeypatch.setattr(MODULE, "_pays", lambda *_: True)
-
-
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest) -> Any:
-    assert extension._C is not None
-    before = extension._C.isa()
-    extension._C.select_isa(request.param)
-    yield request.param
-    extension._C.select_isa(before)
 
 
 def _inputs(sizes: tuple[int, ...], dtype: torch.dtype, seed: int, length: float = 1.0) -> list[Tensor]:
@@ -296,13 +286,10 @@ def test_exact_contexts_leave_16_bits_to_torch(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.threads
 def test_bits_do_not_depend_on_threads() -> None:
-    inputs, before, found = _inputs((3, 5, 70, 90, 24, 24), torch.float32, 0), torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(_run(attention, inputs, 0, dropout_p=0.1))
-    finally:
-        torch.set_num_threads(before)
+    inputs, found = _inputs((3, 5, 70, 90, 24, 24), torch.float32, 0), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(_run(attention, inputs, 0, dropout_p=0.1))
     for others in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
 

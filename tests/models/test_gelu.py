@@ -15,17 +15,7 @@ from fastssl.models import FasterCpuOperations
 from fastssl.ops import extension
 
 pytestmark = pytest.mark.skipif(extension._C is None, reason="no kernels")
-ISAS = extension._C.usable_isas() if extension._C is not None else []
 SPECIAL = [torch.inf, -torch.inf, torch.nan, 0.0, -0.0, 1e30, -1e30, 1e-40, -50.0, 9.0, -9.0]
-
-
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest) -> Any:
-    assert extension._C is not None
-    before = extension._C.isa()
-    extension._C.select_isa(request.param)
-    yield request.param
-    extension._C.select_isa(before)
 
 
 def _passes(function: Any, x: Tensor, weight: Tensor) -> list[Tensor]:

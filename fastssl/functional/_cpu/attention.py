@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
-from fastssl.functional._cpu.dropout import draw, draws_as_torch, factor
+from fastssl.functional._cpu.dropout import draw, factor
 from fastssl.functional._cpu.plain import plain
 from fastssl.ops import extension
 
@@ -35,9 +35,7 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         flash = kept is None and query.shape[-1] == value.shape[-1]  # the layouts of torch's kernels
         flash = flash and all(t.stride(-1) == 1 for t in (query, key, value))
-        out = torch.empty_like(query) if flash else query.new_empty(*query.shape[:3], value.shape[-1])
-        if out.stride(-1) != 1:
-            out = out.contiguous()
+        out = _empty_like(query) if flash else query.new_empty(*query.shape[:3], value.shape[-1])
         ctx.options = (kept_factor, scale, causal)
         rows = torch.ops.fastssl.attention(*map(_beside, (query, key, value)), mask, kept, *ctx.options, out)
         ctx.save_for_backward(query, key, value, mask, kept, rows)
@@ -50,7 +48,7 @@ class _Attention(torch.autograd.Function):
         if torch.is_grad_enabled() or not plain(gradient):
             found = _gradients(gradient, *inputs, mask, kept, *ctx.options)
         else:
-            found = tuple(_gradient_like(t) if need else None for t, need in zip(inputs, ctx.needs_input_grad))
+            found = tuple(_empty_like(t) if need else None for t, need in zip(inputs, ctx.needs_input_grad))
             given = map(_beside, (gradient, *inputs))
             torch.ops.fastssl.attention_backward(*given, mask, kept, *ctx.options, rows, *found)
         return *found, None, None, None, None, None
@@ -61,7 +59,8 @@ def _beside(t: Tensor) -> Tensor:
     return t if t.stride(-1) == 1 else t.contiguous()
 
 
-def _gradient_like(t: Tensor) -> Tensor:
+def _empty_like(t: Tensor) -> Tensor:
+    """In its layout, with the features of a token side by side."""
     made = torch.empty_like(t)
     return made if made.stride(-1) == 1 else t.new_empty(t.shape)
 
@@ -111,7 +110,7 @@ def attention(
     fits = fits and type(dropout_p) in (float, int) and 0 <= dropout_p < 1 and type(is_causal) is bool
     fits = fits and _fit(*inputs) and torch._C._get_flash_sdp_enabled() and torch._C._get_math_sdp_enabled()
     fits = fits and _is_mask(attn_mask, query, key, is_causal) and _pays(*inputs, dropout_p > 0)
-    if not (fits and (dropout_p == 0 or draws_as_torch())):
+    if not fits:
         options: dict[str, Any] = {"is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
         return ATTENTION(query, key, value, attn_mask, dropout_p, **options)
     sizes = (*query.shape[:3], key.shape[2])

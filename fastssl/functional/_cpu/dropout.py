@@ -1,4 +1,4 @@
-"""Dropout on CPUs: the masks that torch draws, in a tenth of the time (csrc/elementwise)."""
+"""Dropout on CPUs: the masks that torch draws, made in vectors (csrc/elementwise)."""
 
 from __future__ import annotations
 
@@ -15,23 +15,29 @@ from fastssl.ops import extension
 DROPOUT = TF.dropout
 MIN_ELEMENTS = 1 << 13  # below which torch takes as long
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+DRAWN_ALIKE = (torch.float32, torch.bfloat16)  # as booleans, however torch draws
 
 
-def draw(kept: Tensor, p: float, generator: torch.Generator | None = None) -> None:
-    """Fills a dense tensor of booleans with what is kept."""
+def draw(kept: Tensor, p: float) -> None:
+    """Fills a dense tensor of booleans with what torch keeps."""
+    if draws_in_turn():
+        _draw(kept, p, torch.default_generator)
+    else:
+        kept.bernoulli_(1 - p)
+
+
+def _draw(kept: Tensor, p: float, generator: torch.Generator) -> None:
     assert extension._C is not None and kept.device.type == "cpu"
-    extension._C.draw_kept(generator or torch.default_generator, 1 - p, kept.data_ptr(), kept.numel())
+    extension._C.draw_kept(generator, 1 - p, kept.data_ptr(), kept.numel())
 
 
 @functools.cache
-def draws_as_torch() -> bool:
-    """Whether torch's generator is drawn from one number after the other. With MKL and a CPU that is known to be
-    Intel's it only gives the seed of another one."""
-    if extension._C is None:
-        return False
+def draws_in_turn() -> bool:
+    """Whether torch draws from its generator for one element after the other. With MKL and a CPU that is known to be
+    Intel's it only takes the seed of another one from it, and that by dtype."""
     torchs, own = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
     expected = torch.empty(1000, device="cpu").bernoulli_(0.7, generator=torchs).bool()
-    draw(found := torch.empty(1000, dtype=torch.bool, device="cpu"), 1 - 0.7, own)
+    _draw(found := torch.empty(1000, dtype=torch.bool, device="cpu"), 1 - 0.7, own)
     return torch.equal(found, expected) and torch.equal(own.get_state(), torchs.get_state())
 
 
@@ -63,9 +69,10 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     if not (isinstance(input, Tensor) and plain(input)):
         return DROPOUT(input, p, training, inplace)
     drops = isinstance(p, float) and 0 < p < 1 and training is True and not inplace
-    if drops and input.dtype in FLOATS and input.numel() >= MIN_ELEMENTS:
+    drops = drops and extension._C is not None and input.numel() >= MIN_ELEMENTS
+    if drops and (input.dtype in DRAWN_ALIKE or (input.dtype in FLOATS and draws_in_turn())):
         kept = torch.empty_like(input, dtype=torch.bool)
-        if kept.stride() == input.stride() and draws_as_torch():
+        if kept.stride() == input.stride():
             draw(kept, p)
             found: Tensor = _Scaled.apply(input, kept, factor(p, input.dtype))
             return found

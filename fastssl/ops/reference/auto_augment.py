@@ -1,10 +1,10 @@
-"""The sub-policies of AutoAugment, and the values of magnitudes, for the oracle."""
+"""The operations that AutoAugment and the like choose from, by number, its sub-policies and values of magnitudes."""
 
 from __future__ import annotations
 
 import math
 
-NAMES = (
+CHOICES = (  # in the order of csrc/augment/automatic.h
     "identity",
     "shear_x",
     "shear_y",
@@ -27,7 +27,7 @@ NAMES = (
 def _parsed(table: str) -> list[list[tuple[int, float, int]]]:
     """One sub-policy per line: operation, probability, index of the magnitude, twice."""
     steps = [[step.split() for step in line.split(",")] for line in table.strip().splitlines()]
-    return [[(NAMES.index(name), float(p), int(magnitude)) for name, p, magnitude in line] for line in steps]
+    return [[(CHOICES.index(name), float(p), int(magnitude)) for name, p, magnitude in line] for line in steps]
 
 
 SUB_POLICIES = (
