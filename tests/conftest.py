@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -46,3 +47,9 @@ def any_isa(request: pytest.FixtureRequest) -> str:
     """For pairs of bf16 rows, too."""
     fastssl.instruction_set(request.param)
     return str(request.param)
+
+
+def pytest_collection_finish() -> None:
+    """What thousands of tests were collected into is not looked through by each garbage collection."""
+    gc.collect()
+    gc.freeze()

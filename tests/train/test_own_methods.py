@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastssl.augment import SimCLRAugment
 from fastssl.cli.main import app
-from fastssl.data import Batch, digits
+from fastssl.data import Batch, digits, tones
 from fastssl.methods import BERT, ImageMethod, Method, SimCLR, WaveNet, kind_of
 from fastssl.models import Encoder, build_audio
 from fastssl.train import Pretraining, cached_step, load_checkpoint, load_encoder, load_method, pretrain
@@ -137,7 +137,7 @@ def _text(out: Path) -> str:
 
 
 def _audio(out: Path) -> str:
-    pretrain(OwnAudio(build_audio({"name": "wavenet"}), window=256), "tones", ONCE, out=out / "run")
+    pretrain(OwnAudio(build_audio({"name": "wavenet"}), window=256), tones(60), ONCE, out=out / "run")
     return "AudioMethod"
 
 

@@ -331,12 +331,18 @@ def _saved(kind: str, folder: Path, vocabulary: int) -> Any:
     return model
 
 
+AT_ONCE = {"roberta", "deberta-v2", "gpt2", "llama", "gemma3_text"}  # the others are theirs but for names
+
+
 @pytest.mark.parametrize(
     ("kind", "method"),
     (
         ("bert", "bert"),
-        *((kind, "bert") for kind in (*MASKED, "deberta-v2-conv")),
-        *((kind, "gpt") for kind in CAUSAL),
+        *(
+            pytest.param(kind, method, marks=() if kind in AT_ONCE else pytest.mark.slow)
+            for method, kinds in (("bert", (*MASKED, "deberta-v2-conv")), ("gpt", CAUSAL))
+            for kind in kinds
+        ),
         ("t5", "t5"),
     ),
 )
