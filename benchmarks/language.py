@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastssl.bench.harness import machine
+from fastssl.bench.harness import machine, seconds_of_products
 from fastssl.bench.run import write_atomically
 from fastssl.data import TokenBatch, Tokenizer
 from fastssl.data.corruption import Draws, Ragged, mask, spans
@@ -63,16 +63,17 @@ def timed_steps(
 ) -> dict[str, float]:
     """Of forward and backward passes, ours within the context of `fastssl pretrain`."""
 
-    def step(loss: Callable[[], Tensor], context: contextlib.AbstractContextManager[None]) -> None:
-        with context:
+    def step(loss: Callable[[], Tensor], context: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+        with context():
             with autocast(precision, CPU):
                 value = loss()
             value.backward()
 
     with torch.no_grad(), autocast(precision, CPU):
         gap = abs(float(theirs() - ours()))
-    found = pairs(lambda: step(theirs, contextlib.nullcontext()), lambda: step(ours, training_arithmetic(CPU)), count)
-    return {**found, "difference of losses": gap}
+    own = functools.partial(step, ours, functools.partial(training_arithmetic, CPU))
+    found = pairs(lambda: step(theirs, contextlib.nullcontext), own, count)
+    return {**found, "difference of losses": gap, "products_ms": 1e3 * seconds_of_products(own)}
 
 
 def bert_step(vocabulary: int, width: int, rows: int, length: int, precision: str, count: int) -> dict[str, float]:

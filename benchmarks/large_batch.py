@@ -1,5 +1,5 @@
 """Batches that exceed memory: memory and time of the cached step, and SimCLR with the whole data set as a batch.
-Writes docs/large_batches.md and benchmarks/results/large_batch.json.
+Writes the figures of docs/large-batch.md and benchmarks/results/large_batch.json.
 
 python benchmarks/large_batch.py [--page]
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pages import replace
 from torch import Tensor, nn
 
 import fastssl.functional as F
@@ -29,7 +30,7 @@ from fastssl.models import build_encoder
 from fastssl.train import cached_step, load_encoder
 
 ROOT = Path(__file__).parent.parent
-RESULTS, PAGE = ROOT / "benchmarks" / "results" / "large_batch.json", ROOT / "docs" / "large_batches.md"
+RESULTS, PAGE = ROOT / "benchmarks" / "results" / "large_batch.json", ROOT / "docs" / "large-batch.md"
 SIZE, CHUNK = 64, 128
 EPOCHS = 60
 
@@ -128,9 +129,7 @@ def simclr(batch: int, devices: int, chunk: int | None, lr: float) -> dict[str, 
 def page(results: dict[str, Any]) -> str:
     m, big, beside = results["machine"], results["memory"], results["whole"]
     lines = [
-        "# Batches that the encoder cannot hold",
-        "",
-        f"{m['cpu']}, {m['threads']} threads; GEMM {results['gemm'] / 1e9:.0f} GFLOP/s. `python benchmarks/large_batch.py` repeats everything on this page.",
+        f"{m['cpu']}, {m['threads']} threads; GEMM {results['gemm'] / 1e9:.0f} GFLOP/s. `python benchmarks/large_batch.py` repeats it.",
         "",
         f"`fastssl.train.cached_step` takes the loss of all embeddings and the encoder {CHUNK} images at a time. ResNet-18 (ImageNet's stem, group norm), "
         f"{SIZE} x {SIZE} pixels, NT-Xent:",
@@ -139,9 +138,7 @@ def page(results: dict[str, Any]) -> str:
         f"- beside a step that keeps all activations, batch {beside['batch']}: {beside['ratio']:.2f} of its time ({beside['low']:.2f} to {beside['high']:.2f}, {beside['pairs']} pairs; "
         f"4 passes instead of 3 are 1.33), gradients within {beside['gradient']:.1g}.",
         "",
-        "## SimCLR with all images at once",
-        "",
-        f"The emoji's training split has {results['simclr'][-1]['batch']:,} images: that is the largest batch there is. {EPOCHS} epochs each; k-NN as `fastssl evaluate` shows it.",
+        f"SimCLR with all images at once. The emoji's training split has {results['simclr'][-1]['batch']:,} images: that is the largest batch there is. {EPOCHS} epochs each; k-NN as `fastssl evaluate` shows it.",
         "",
         "| batch | processes | chunk | rate | steps | k-NN | time, s |",
         "|---|---|---|---|---|---|---|",
@@ -153,7 +150,6 @@ def page(results: dict[str, Any]) -> str:
     lines += [
         "",
         "With the same number of epochs a large batch takes far fewer steps, and learns less on a data set this small. Large batches are for data sets with many steps per epoch.",
-        "",
     ]
     return "\n".join(lines)
 
@@ -182,7 +178,7 @@ def main() -> None:
             results["simclr"].append(simclr(*run))
             print(results["simclr"][-1], flush=True)
         write_atomically(RESULTS, json.dumps(results, indent=1) + "\n")
-    write_atomically(PAGE, page(results))
+    replace("large-batch", page(results), PAGE)
 
 
 if __name__ == "__main__":
