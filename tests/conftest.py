@@ -53,3 +53,7 @@ def pytest_collection_finish() -> None:
     """What thousands of tests were collected into is not looked through by each garbage collection."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else libraries that count their objects at the end name all of these as leaked
