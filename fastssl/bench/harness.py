@@ -72,12 +72,13 @@ class Within:
             return self.function(*arguments)
 
 
-# Of fused losses nine tenths of the time are products where there are hundreds of features and more.
+# Fused losses are products for the most part.
 PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "fastssl::pair_loss", "fastssl::pair_loss_backward"}
 
 
 def seconds_of_products(step: Callable[[], Any], repeats: int = 3) -> float:
-    """Seconds on the CPU that ``step`` spends in matrix products: less it cannot take without making fewer of them."""
+    """Seconds per ``step`` on a CPU within torch's matrix products and fused losses of pairs, by torch's profiler: how
+    far nothing but fewer or faster products would make it shorter."""
     from torch.profiler import ProfilerActivity, profile
 
     step()

@@ -339,7 +339,15 @@ def test_a_loss_that_is_compiled_itself_is_fused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "classes"), [("NormalizedSoftmaxLoss", 10), ("CosFaceLoss", 10), ("ArcFaceLoss", 100)]
+    ("name", "classes"),
+    [
+        ("NormalizedSoftmaxLoss", 10),
+        ("CosFaceLoss", 10),
+        ("ArcFaceLoss", 100),
+        pytest.param("NormalizedSoftmaxLoss", 100, marks=pytest.mark.slow),
+        pytest.param("CosFaceLoss", 100, marks=pytest.mark.slow),
+        pytest.param("ArcFaceLoss", 10, marks=pytest.mark.slow),
+    ],
 )
 def test_ignored_labels_are_those_of_the_library(name: str, classes: int) -> None:
     """Losses with a margin index classes by the label first, which fails below 100 of them."""

@@ -97,7 +97,7 @@ def test_bf16_rows_equal_the_reference(
     bf16 = torch.finfo(torch.bfloat16).eps
     for k, (got, right) in enumerate(zip(subject.gradients(inputs), truth)):
         error, size = (float(t.double().square().mean().sqrt()) for t in (got - right, right))
-        if right.dim() == 0 and error > bf16 * size:  # a scale's gradient that is near 0 by chance: its usual size
+        if k and right.dim() == 0 and error > bf16 * size + 1e-6:  # a gradient that is near 0 by chance: its usual size
             others = [subject.make(n, d, torch.float64, temperature) for _ in range(8)]
             usual = [float(subject.gradients(other, backend="reference")[k]) for other in others]
             size = (sum(value**2 for value in usual) / len(usual)) ** 0.5

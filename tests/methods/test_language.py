@@ -404,7 +404,7 @@ def test_generation(network: str) -> None:
         generate(causal, prompt[:1], 5)
 
 
-CONTINUED = {"gpt2", "llama", "gemma3_text"}  # the others keep their keys and values as these do
+CONTINUED = {"gpt2", "llama", "gemma3_text"}  # keys and values of all tokens and of a window; the others are slow tests
 
 
 @pytest.mark.parametrize(

@@ -33,12 +33,14 @@ COUNTS = {
 }
 N, M, D = 41, 26, 12
 SCHEDULES, DTYPES = ("all_gather", "ring"), (torch.float64, torch.float32)
-# Worlds, schedules and dtypes: all of them where time is no matter, else the smaller worlds once each.
+# Worlds, schedules and dtypes: all of them where time is no matter, else the smaller worlds, with each schedule in each
+# dtype.
 EVERY = [(size, schedule, dtype) for size in COUNTS for schedule in SCHEDULES for dtype in DTYPES]
 FEW = [
     (1, "ring", torch.float64),
     (2, "all_gather", torch.float64),
     (3, "ring", torch.float64),
+    (4, "all_gather", torch.float32),
     (4, "ring", torch.float32),
 ]
 # Beside the table as it stands, what takes another way over processes.

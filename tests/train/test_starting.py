@@ -331,7 +331,13 @@ def _saved(kind: str, folder: Path, vocabulary: int) -> Any:
     return model
 
 
-AT_ONCE = {"roberta", "deberta-v2", "gpt2", "llama", "gemma3_text"}  # the others are theirs but for names
+AT_ONCE = {
+    "roberta",
+    "deberta-v2",
+    "gpt2",
+    "llama",
+    "gemma3_text",
+}  # of each kind of tokenizer, positions and layers; the others are slow tests
 
 
 @pytest.mark.parametrize(
