@@ -25,11 +25,12 @@ std::vector<std::string> isa_names() {
 }  // namespace
 
 namespace fastssl {
-void bind_augment(py::module_& m);  // augment.cpp
-void bind_draws(py::module_& m);    // draws.cpp
-void bind_files(py::module_& m);    // files.cpp
-void bind_wave(py::module_& m);     // wave.cpp
-void bind_words(py::module_& m);    // words.cpp
+void bind_augment(py::module_& m);   // augment.cpp
+void bind_draws(py::module_& m);     // draws.cpp
+void bind_files(py::module_& m);     // files.cpp
+void bind_launches(py::module_& m);  // launches.cpp
+void bind_wave(py::module_& m);      // wave.cpp
+void bind_words(py::module_& m);     // words.cpp
 }  // namespace fastssl
 
 PYBIND11_MODULE(_C, m) {
@@ -40,6 +41,7 @@ PYBIND11_MODULE(_C, m) {
   fastssl::bind_augment(m);
   fastssl::bind_draws(m);
   fastssl::bind_files(m);
+  fastssl::bind_launches(m);
   fastssl::bind_wave(m);
   fastssl::bind_words(m);
   m.def("usable_isas", isa_names, "Instruction sets that this CPU can run, slowest first.");

@@ -17,14 +17,14 @@ from tests.support.subjects import SUBJECTS
 
 pytest.importorskip("triton")
 operators = pytest.importorskip("fastssl.ops.triton.operators")
-from fastssl.ops.triton import replay  # noqa: E402
+from fastssl.ops.triton import plan, replay  # noqa: E402
 
 NAMES = ["nt_xent", "clip_loss", "siglip_loss", "sup_con", "linear_cross_entropy", "multi_similarity", "triplet_all"]
 
 
 def plans() -> list[Any]:
     found = [f.plans for f in operators.REPLAYED]
-    return [plan for each in found for plan in each.values()]
+    return [kept for each in found for kept in each.values()]
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def _no_plans() -> Iterator[None]:
 
 
 def recorded() -> list[Any]:
-    return [plan for plan in plans() if isinstance(plan, replay.Replay)]
+    return [kept for kept in plans() if isinstance(kept, plan.Plan)]
 
 
 def of_draw(name: str, seed: int, dtype: torch.dtype, d: int = 24) -> list[Tensor]:
@@ -49,7 +49,7 @@ def of_draw(name: str, seed: int, dtype: torch.dtype, d: int = 24) -> list[Tenso
 def test_the_third_call_has_the_bits_of_a_first(name: str, dtype: torch.dtype) -> None:
     for seed in range(2):
         of_draw(name, seed, dtype)
-    assert recorded() and not any(plan is replay.NEVER for plan in plans())
+    assert recorded() and not any(kept is replay.NEVER for kept in plans())
     third = of_draw(name, 2, dtype)
     operators.forget_replays()
     for again, right in zip(third, of_draw(name, 2, dtype)):
@@ -193,5 +193,11 @@ def test_a_step_of_few_rows_is_few_operations(name: str, forward: int, backward:
     """Kernels and operations of torch, with the gradients of all parameters; views that nobody takes are left out."""
     for seed in range(3):
         of_draw(name, seed, torch.float32)
-    counts = [sum(not isinstance(step, replay.Allocation) for step in plan.steps) for plan in recorded()]
+    counts = [
+        sum(
+            len(step.launches) if isinstance(step, plan.Kernels) else not isinstance(step, plan.Allocation)
+            for step in kept.steps
+        )
+        for kept in recorded()
+    ]
     assert len(counts) == 2 and counts[0] <= forward and counts[1] <= backward, counts

@@ -196,27 +196,16 @@ def _exact() -> str:
     return "bf16x6" if "bf16x6" in CUDAOptions.allowed_dot_input_precisions else "tf32x3"
 
 
-_scratches: dict[int, Tensor] = {}
-
-
 def _scratch(size: int, alignment: int, stream: int | None) -> Tensor:
     """Memory for a kernel's descriptors, which goes back after the launch: that of a CUDA graph is its own."""
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
-def _kept_scratch(size: int, alignment: int, stream: int) -> Tensor:
-    """One piece for all kernels of a stream, which run one after the other."""
-    found = _scratches.get(stream)
-    if found is None or found.numel() < size or found.device.index != torch._C._cuda_getDevice():
-        found = _scratches[stream] = torch.empty(max(size, 2**20), dtype=torch.int8, device="cuda")
-    return found
-
-
-def use_scratch(kept: bool = False) -> None:
-    """For the launches of this thread: autograd has its own. ``kept``: not while a graph is captured or warmed up."""
+def use_scratch() -> None:
+    """For the launches of this thread: autograd has its own."""
     import triton
 
-    triton.set_allocator(_kept_scratch if kept else _scratch)
+    triton.set_allocator(_scratch)
 
 
 recording = threading.local()  # .recorder: what is told of this thread's launches (fastssl/ops/triton/replay.py)

@@ -20,81 +20,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastssl.ops import extension
 from fastssl.ops.gpu import INTERPRETING
 from fastssl.ops.triton import launch
+from fastssl.ops.triton.plan import Allocation, Launch, Operation, Plan, Slot, view
 
 LONGEST = 96  # steps; longer lists belong to batches whose kernels take longer than Python
 KEPT = 128  # lists per operator: batches, last batches, queues
 aten = torch.ops.aten
 _ALLOCATE = (aten.empty, aten.new_empty, aten.empty_strided, aten.empty_like, aten.new_empty_strided)
 _SAME = (aten.detach, aten.alias)  # below autograd: the tensor itself
-
-
-class Slot(int):
-    """The place of a tensor among those that a replay has at hand."""
-
-
-def _fill(template: Any, values: list[Any]) -> Any:
-    if type(template) is Slot:
-        return values[template]
-    if type(template) in (list, tuple):
-        return type(template)([_fill(part, values) for part in template])
-    return template
-
-
-class Allocation:
-    """An empty tensor."""
-
-    def __init__(self, into: int, like: Tensor) -> None:
-        self.into, self.size, self.stride, self.dtype, self.device = (
-            into,
-            like.shape,
-            like.stride(),
-            like.dtype,
-            like.device,
-        )
-        self.free: tuple[int, ...] = ()
-
-    def __call__(self, values: list[Any], stream: int) -> None:
-        values[self.into] = torch.empty_strided(self.size, self.stride, dtype=self.dtype, device=self.device)
-
-
-class Operation:
-    """An operation of torch; ``into``: the slots of its results, in their order."""
-
-    def __init__(self, function: Any, arguments: Any, options: dict[str, Any], into: tuple[int | None, ...]) -> None:
-        self.function, self.arguments, self.options, self.into = function, arguments, options, into
-        self.free: tuple[int, ...] = ()
-
-    def __call__(self, values: list[Any], stream: int) -> None:
-        options = {name: _fill(value, values) for name, value in self.options.items()}
-        result = self.function(*_fill(self.arguments, values), **options)
-        for slot, value in zip(self.into, result if isinstance(result, (tuple, list)) else (result,)):
-            if slot is not None:
-                values[slot] = value
-
-
-class Launch:
-    """A kernel."""
-
-    def __init__(
-        self, kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any], found: Any
-    ):
-        self.kernel, self.grid, self.constants, self.found = kernel, grid, constants, found
-        self.arguments = list(arguments)
-        self.tensors = [(k, int(a)) for k, a in enumerate(arguments) if type(a) is Slot]
-        self.free: tuple[int, ...] = ()
-
-    def __call__(self, values: list[Any], stream: int) -> None:
-        arguments = self.arguments.copy()
-        for k, slot in self.tensors:
-            arguments[k] = values[slot]
-        if self.found is None:
-            self.kernel[self.grid](*arguments, **self.constants)
-            return
-        launch.launch_compiled(self.found, self.grid, stream, arguments)
-
-
-def _view(base: Tensor, size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> Tensor:
-    return base.as_strided(size, stride, base.storage_offset() + offset)
 
 
 class Recorder(TorchDispatchMode):
@@ -139,7 +71,7 @@ class Recorder(TorchDispatchMode):
                 if whole.dtype != value.dtype or storage in self.shared:
                     self.unsound = "a view of another dtype, or of one of several inputs"
                 offset = value.storage_offset() - whole.storage_offset()
-                self.steps.append(Operation(_view, (Slot(base), value.shape, value.stride(), offset), {}, (slot,)))
+                self.steps.append(Operation(view, (Slot(base), value.shape, value.stride(), offset), {}, (slot,)))
             return slot
         if type(value) in (list, tuple):
             return type(value)([self.resolve(part) for part in value])
@@ -173,9 +105,9 @@ class Recorder(TorchDispatchMode):
                 kept.clear()
         return bool(self.unsound)
 
-    def _result(self, tensor: Tensor) -> int:
+    def _result(self, tensor: Tensor) -> Slot:
         found = self.by_id.get(id(tensor))  # of an operation in place
-        return int(self.slot(tensor)) if found is None else found
+        return self.slot(tensor) if found is None else Slot(found)
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
@@ -191,60 +123,6 @@ class Recorder(TorchDispatchMode):
     def launched(self, kernel: Any, grid: Any, arguments: Any, constants: dict[str, Any], found: Any) -> None:
         if not self._gave_up():
             self.steps.append(Launch(kernel, launch.whole_grid(grid), self.resolve(tuple(arguments)), constants, found))
-
-
-class Replay:
-    """A list of steps that makes the results of an operator anew."""
-
-    def __init__(self, recorder: Recorder, result: Any) -> None:
-        self.result = recorder.resolve(result)
-        self.steps: list[Any] = []
-        self.values: list[Any] = [None] * len(recorder.seen)
-        for slot in recorder.constants:
-            self.values[slot] = recorder.seen[slot]
-        kept = {*range(recorder.inputs), *recorder.constants, *_slots(self.result)}
-        for step in reversed(recorder.steps):
-            if _is_needless(step, kept):
-                continue
-            used = _used(step) - kept  # what is not needed again makes room
-            step.free = tuple(used)
-            kept |= used
-            self.steps.append(step)
-        self.steps.reverse()
-
-    def __call__(self, inputs: list[Tensor], stream: int) -> Any:
-        values = self.values.copy()
-        values[: len(inputs)] = inputs
-        for step in self.steps:
-            step(values, stream)
-            for slot in step.free:
-                values[slot] = None
-        return _fill(self.result, values)
-
-
-def _is_needless(step: Any, kept: set[int]) -> bool:
-    """Whether it makes only what nobody takes."""
-    if isinstance(step, Operation):
-        writes = step.function is not _view and step.function._schema.is_mutable
-        return not writes and kept.isdisjoint(slot for slot in step.into if slot is not None)
-    return isinstance(step, Allocation) and step.into not in kept
-
-
-def _slots(template: Any) -> set[int]:
-    if type(template) is Slot:
-        return {int(template)}
-    if type(template) in (list, tuple):
-        return set().union(*map(_slots, template))
-    return set()
-
-
-def _used(step: Any) -> set[int]:
-    if isinstance(step, Allocation):
-        return {step.into}
-    if isinstance(step, Launch):
-        return {slot for _, slot in step.tensors}
-    own = {slot for slot in step.into if slot is not None}
-    return own.union(_slots(step.arguments), *map(_slots, step.options.values()))
 
 
 SEEN, NEVER = object(), object()
@@ -272,9 +150,8 @@ def replayed(function: Callable[..., Any]) -> Callable[..., Any]:
         if plan is SEEN:
             result, plans[key] = _record(function, arguments, inputs)
             return result
-        if device.type != "cuda":
+        if INTERPRETING:
             return plan(inputs, 0)
-        launch.use_scratch(kept=True)  # compiled graphs do not come here
         with launch.current_device(device.index):
             return plan(inputs, torch._C._cuda_getCurrentRawStream(device.index))
 
@@ -293,7 +170,8 @@ def _record(function: Callable[..., Any], arguments: tuple[Any, ...], inputs: li
         launch.recording.recorder = before
     if recorder.unsound or len(recorder.steps) > LONGEST:
         return result, NEVER
-    return result, Replay(recorder, result)
+    slots = recorder.resolve(result)
+    return result, Plan(recorder.steps, recorder.seen, len(inputs), recorder.constants, slots)
 
 
 def _situation() -> tuple[Any, ...]:
