@@ -138,9 +138,13 @@ def outside_of_graphs(function: Callable[P, R]) -> Callable[P, R]:
 
 def _of_inference(argument: Any) -> bool:
     """Whether this is a tensor made within inference_mode, such as labels or a teacher's rows, or holds one."""
+    if isinstance(argument, torch.Tensor):
+        return argument.is_inference()
     if isinstance(argument, (list, tuple)):  # listed pairs, parameters
-        return any(map(_of_inference, argument))
-    return isinstance(argument, torch.Tensor) and argument.is_inference()
+        for given in argument:
+            if isinstance(given, (torch.Tensor, list, tuple)) and _of_inference(given):
+                return True
+    return False
 
 
 def _copied(argument: Any) -> Any:
@@ -155,7 +159,7 @@ def copies_inference(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         saves = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if saves and (any(map(_of_inference, args)) or any(map(_of_inference, kwargs.values()))):
+        if saves and _of_inference((*args, *kwargs.values())):
             args = tuple(map(_copied, args))  # type: ignore[assignment]
             kwargs = {name: _copied(given) for name, given in kwargs.items()}  # type: ignore[assignment]
         return function(*args, **kwargs)

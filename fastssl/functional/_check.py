@@ -19,10 +19,10 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 def tensor(name: str, value: object) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
-    if value.layout != torch.strided or value.is_nested:
+    if value.layout is not torch.strided or value.is_nested:
         kind = "a nested one" if value.is_nested else f"layout {value.layout}"
         raise TypeError(f"{name}: expected a dense tensor, got {kind}")
-    if value.device.type == "meta":
+    if value.is_meta:
         raise ValueError(f"{name}: expected a tensor with data, got one on the meta device")
     return value
 
@@ -34,7 +34,7 @@ def matrix(name: str, value: object) -> Tensor:
         raise TypeError(f"{name}: expected float32, float64, bfloat16 or float16, got {t.dtype}")
     if t.dim() != 2:
         raise ValueError(f"{name}: expected 2 dimensions [rows, features], got shape {tuple(t.shape)}")
-    if t.shape[1] < 1:
+    if t.size(1) < 1:
         raise ValueError(f"{name}: expected at least one feature, got shape {tuple(t.shape)}")
     return t
 
@@ -51,12 +51,15 @@ def matrices(**values: object) -> list[Tensor]:
     result = [matrix(name, value) for name, value in values.items()]
     first_name, first = next(iter(values)), result[0]
     for name, t in zip(values, result):
-        cast = torch.is_autocast_enabled(t.device.type) and torch.float64 not in (t.dtype, first.dtype)
-        if t.dtype != first.dtype and not cast:
-            raise TypeError(f"{name}: expected {first.dtype} as {first_name}, got {t.dtype}")
+        if t is first:
+            continue
+        if t.dtype != first.dtype:
+            cast = torch.is_autocast_enabled(t.device.type) and torch.float64 not in (t.dtype, first.dtype)
+            if not cast:
+                raise TypeError(f"{name}: expected {first.dtype} as {first_name}, got {t.dtype}")
         if t.device != first.device:
             raise ValueError(f"{name}: expected a tensor on {first.device} as {first_name}, got one on {t.device}")
-        if t.shape[1] != first.shape[1]:
+        if t.size(1) != first.size(1):
             raise ValueError(f"{name}: expected {first.shape[1]} features as {first_name}, got shape {tuple(t.shape)}")
     return result
 
@@ -213,9 +216,10 @@ def number(
     name: str, given: object, *, positive: bool = False, low: float | None = None, high: float | None = None
 ) -> float:
     """A finite number (of Python, NumPy or torch) that has no gradient, > 0 or within [low, high] where so told."""
-    given = plain(given)
-    if isinstance(given, bool) or not isinstance(given, (int, float, numbers.Real)):
-        raise TypeError(f"{name}: expected a number, got {type(given).__name__}")
+    if type(given) is not float:
+        given = plain(given)
+        if isinstance(given, bool) or not isinstance(given, (int, float, numbers.Real)):
+            raise TypeError(f"{name}: expected a number, got {type(given).__name__}")
     if torch.compiler.is_compiling():
         return given  # type: ignore[return-value]  # may be a symbol
     result = float(given)

@@ -163,9 +163,9 @@ class KeepingOperator(Operator):
         return (*arguments[:-1], 0)
 
 
-def _strided(t: Tensor | None) -> bool:
+def _strided(t: Tensor) -> bool:
     """Whether these are rows whose features do not lie side by side."""
-    return t is not None and not t.is_contiguous() and t.dim() == 2 and t.stride(1) != 1
+    return t.dim() == 2 and t.stride(1) != 1
 
 
 def _of_one_dtype(tensors: tuple[Any, ...]) -> bool:
@@ -216,7 +216,7 @@ def _functions(op: Operator) -> tuple[Any, Any, Any]:
         @staticmethod
         def forward(ctx: Any, constants: tuple[Any, ...], *tensors: Any) -> Tensor:
             for i, t in enumerate(tensors):
-                if _strided(t):  # copied once, for the gradient too
+                if t is not None and not t.is_contiguous() and _strided(t):  # copied once, for the gradient too
                     tensors = (*tensors[:i], t.contiguous(), *tensors[i + 1 :])
             output = op.directly(0, (*tensors, *constants))
             outputs = output if isinstance(output, tuple) else (output,)
@@ -282,7 +282,10 @@ def is_watched(arguments: tuple[Any, ...]) -> bool:
     """Whether a mode or a kind of tensor wants to see the operator: fake tensors, counters of flops, DTensor."""
     if torch._C._len_torch_dispatch_stack() > 0:
         return True
-    return any(isinstance(t, Tensor) and type(t) not in (Tensor, torch.nn.Parameter) for t in arguments)
+    for given in arguments:
+        if isinstance(given, Tensor) and type(given) is not Tensor and type(given) is not torch.nn.Parameter:
+            return True
+    return False
 
 
 @contextlib.contextmanager

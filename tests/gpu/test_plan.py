@@ -37,24 +37,12 @@ def test_pieces_of_memory_that_live_at_once_do_not_overlap(pieces: list[tuple[in
     assert size <= sum(whole)
 
 
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or sys.platform != "linux":
+def launches(*losses: str) -> list[dict[str, Any]]:
+    """What a process without TRITON_INTERPRET has launched, on a driver without a device."""
+    if sys.platform != "linux" or not (shutil.which("cc") or shutil.which("gcc")):
         pytest.skip("needs a C compiler and Linux")
-    library = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
-    source = ROOT / "tests" / "support" / "cuda_driver.c"
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O1", "-Wl,-soname,libcuda.so.1", "-o", str(library), str(source)], check=True
-    )
-    library.with_name("libcuda.so").symlink_to(library.name)
-    return library
-
-
-def session(driver: Path, *losses: str) -> list[dict[str, Any]]:
-    """What a process without TRITON_INTERPRET has launched."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.support.driver_session", str(driver), *losses]
+    command = [sys.executable, str(ROOT / "benchmarks" / "launch_time.py"), "--launches", *losses]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -78,25 +66,29 @@ def check_launches(found: dict[str, Any]) -> None:
         assert moved
 
 
-def test_kernels_are_launched_as_by_triton(driver: Path) -> None:
+def test_kernels_are_launched_as_by_triton() -> None:
     """Function, grid, threads, shared memory, stream and every parameter."""
-    for found in session(driver, "nt_xent"):
-        check_launches(found)
+    (found,) = launches("nt_xent")
+    check_launches(found)
 
 
 @pytest.mark.slow
-def test_kernels_of_other_losses_are_launched_as_by_triton(driver: Path) -> None:
-    found = session(driver)
+def test_kernels_of_other_losses_are_launched_as_by_triton() -> None:
+    found = launches()
     assert len(found) == 6
     for each in found:
         check_launches(each)
 
 
-def test_errors_of_the_driver_are_raised(driver: Path) -> None:
+def test_errors_of_the_driver_are_raised(tmp_path: Path) -> None:
     """Also of a thread that has no context yet."""
+    if sys.platform != "linux" or not (shutil.which("cc") or shutil.which("gcc")):
+        pytest.skip("needs a C compiler and Linux")
     script = f"""
-import ctypes, threading
-driver = ctypes.CDLL({str(driver)!r}, mode=ctypes.RTLD_GLOBAL)
+import ctypes, sys, threading
+sys.path.insert(0, {str(ROOT / "benchmarks")!r})
+from launch_time import build_driver
+driver = ctypes.CDLL(build_driver({str(tmp_path)!r}), mode=ctypes.RTLD_GLOBAL)
 import fastssl
 from fastssl.ops import extension
 kernels = extension._C.Launches(1)

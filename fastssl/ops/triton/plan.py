@@ -75,6 +75,8 @@ class Operation:
         self, function: Any, arguments: tuple[Any, ...], options: dict[str, Any], into: tuple[Slot | None, ...]
     ) -> None:
         self.function, self.arguments, self.options, self.into = function, arguments, options, into
+        self.call = function if function is view else function._op  # without a frame of Python
+        self.varying = [(k, part) for k, part in enumerate(arguments) if slots_in(part)]
         self.free: list[int] = []
         returns = [] if function is view else function._schema.returns
         self.writes = function is not view and bool(function._schema.is_mutable)
@@ -88,8 +90,14 @@ class Operation:
         return [*slots_in(self.arguments), *slots_in(list(self.options.values())), *self.results()]
 
     def __call__(self, values: list[Any], stream: int) -> None:
-        options = {name: _fill(value, values) for name, value in self.options.items()}
-        result = self.function(*_fill(self.arguments, values), **options)
+        arguments = [*self.arguments]
+        for k, part in self.varying:
+            arguments[k] = values[part] if type(part) is Slot else _fill(part, values)
+        options = {name: _fill(value, values) for name, value in self.options.items()} if self.options else {}
+        result = self.call(*arguments, **options)
+        if len(self.into) == 1 and self.into[0] is not None and isinstance(result, Tensor):
+            values[self.into[0]] = result
+            return
         for slot, value in zip(self.into, result if isinstance(result, (tuple, list)) else (result,)):
             if slot is not None:
                 values[slot] = value

@@ -138,7 +138,7 @@ def replayed(function: Callable[..., Any]) -> Callable[..., Any]:
         device = inputs[0].device
         if launch._observer is not None or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
             return function(*arguments)
-        key = (_situation(), *map(_trait, arguments), *_aliases(inputs))
+        key = _key(arguments, inputs)
         plan = plans.get(key)
         if plan is NEVER:
             return function(*arguments)
@@ -180,13 +180,19 @@ def _situation() -> tuple[Any, ...]:
     return exact, extension.get_memory_budget(), launch.WIDEST_RESIDENT, torch.is_inference_mode_enabled()
 
 
-def _trait(argument: Any) -> Any:
-    if isinstance(argument, Tensor):
-        aligned = argument.data_ptr() % launch.ALIGNMENT
-        return argument.dtype, argument.shape, argument.stride(), aligned, argument.device.index
-    return tuple(argument) if type(argument) is list else (type(argument), argument)
-
-
-def _aliases(inputs: list[Tensor]) -> list[int]:
-    """For every tensor the first that is it: what is one tensor in one call may be two in another."""
-    return [next(k for k, other in enumerate(inputs) if other is tensor) for tensor in inputs]
+def _key(arguments: tuple[Any, ...], inputs: list[Tensor]) -> tuple[Any, ...]:
+    """All that a plan depends on; one function without calls, since it is made for every call of an operator."""
+    key: list[Any] = [*_situation()]
+    for given in arguments:
+        if isinstance(given, Tensor):
+            aligned = given.data_ptr() % launch.ALIGNMENT
+            key += (given.dtype, given.shape, given.stride(), aligned, given.device.index)
+        elif type(given) is list:
+            key.append(tuple(given))
+        else:
+            key += (type(given), given)
+    # What is one tensor in one call may be two in another: for every tensor the first that is it.
+    places = [*map(id, inputs)]
+    if len({*places}) < len(places):
+        key += map(places.index, places)
+    return tuple(key)

@@ -1,19 +1,30 @@
-"""A process in which Triton's compiled kernels are launched without a GPU, on a driver that writes launches down.
+"""How long Python and torch take to start a step on a GPU, without one: kernels are compiled, launched and not run.
 
-Tensors are on the CPU and stand for a GPU's. ``python -m tests.support.driver_session DRIVER [LOSS ...]`` prints a line
-of JSON for each loss: how its kernels were launched by Triton's launcher, and how by a plan.
+python benchmarks/launch_time.py [--page] [--launches LOSS ...]
+
+``benchmarks/launch_driver.c`` stands for CUDA's driver and writes launches down; tensors are on the CPU and stand for a
+GPU's. Times are of the host alone, and lack what a driver takes: 2 to 3 us per kernel. ``--page`` writes a section of
+docs/gpu.md. ``--launches``: a line of JSON for each loss, of how Triton's launcher launches its kernels and how a plan
+does (tests/gpu/test_plan.py).
 """
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import json
 import os
+import shutil
+import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parent.parent
 PARAMETERS = 128
 
 
@@ -109,32 +120,43 @@ class Session:
         found += [array[k].described() for k in range(self.driver.driver_launched())]
 
 
-def losses() -> dict[str, Callable[[], Any]]:
+def build_driver(folder: str) -> str:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        raise RuntimeError("a C compiler is needed (Debian: apt install gcc)")
+    library = os.path.join(folder, "libcuda.so.1")
+    source = str(ROOT / "benchmarks" / "launch_driver.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-Wl,-soname,libcuda.so.1", "-o", library, source], check=True)
+    os.symlink("libcuda.so.1", os.path.join(folder, "libcuda.so"))
+    return library
+
+
+def losses(few: int = 40, many: int = 300) -> dict[str, Callable[[], Any]]:
+    """Losses of small batches, by name; ``few``, ``many``: features that a program keeps, and that it reads in steps."""
     import torch
 
     import fastssl.functional as F
 
     torch.manual_seed(0)
-    rows = {d: [torch.randn(24, d, requires_grad=True) for _ in range(2)] for d in (40, 300)}
-    narrow = [x.detach().bfloat16().requires_grad_() for x in rows[40]]
+    rows = {d: [torch.randn(24, d, requires_grad=True) for _ in range(2)] for d in (few, many)}
+    narrow = [x.detach().bfloat16().requires_grad_() for x in rows[few]]
     scale, labels = torch.tensor(3.0, requires_grad=True), torch.arange(24) % 5
     return {
-        "nt_xent": lambda: F.nt_xent(*rows[40], temperature=0.3),
-        "nt_xent of many features": lambda: F.nt_xent(*rows[300], temperature=0.3),
+        "nt_xent": lambda: F.nt_xent(*rows[few], temperature=0.3),
+        "nt_xent, many features": lambda: F.nt_xent(*rows[many], temperature=0.3),
         "clip_loss": lambda: F.clip_loss(*narrow, scale),
         "linear_cross_entropy": lambda: F.linear_cross_entropy(*narrow, labels, reduction="sum"),
-        "multi_similarity": lambda: F.multi_similarity(rows[40][0], labels),
-        "triplet": lambda: F.triplet(rows[40][0], labels),
+        "multi_similarity": lambda: F.multi_similarity(rows[few][0], labels),
+        "triplet": lambda: F.triplet(rows[few][0], labels),
     }
 
 
-def main() -> None:
-    session = Session(sys.argv[1])
+def compare_launches(session: Session, names: list[str]) -> None:
     import fastssl
     from fastssl.ops.triton import operators, plan
 
     for name, loss in losses().items():
-        if sys.argv[2:] and name not in sys.argv[2:]:
+        if names and name not in names:
             continue
         with fastssl.backend("triton"):
             calls = []
@@ -149,6 +171,81 @@ def main() -> None:
         by_driver = sum(step.compiled is not None for step in kernels)
         operators.forget_replays()
         print(json.dumps({"loss": name, "calls": calls, "kernels": len(kernels), "by_driver": by_driver}), flush=True)
+
+
+def microseconds(step: Callable[[], Any], calls: int = 5, rounds: int = 1500) -> float:
+    """Of a call when nothing interrupts it: the 50th of 1,000 rounds."""
+    taken = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        for _ in range(calls):
+            step()
+        taken.append(time.perf_counter() - start)
+    return sorted(taken)[rounds // 20] / calls * 1e6
+
+
+def measure(session: Session) -> str:
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    import fastssl
+    from fastssl.ops.triton import operators, replay
+
+    torch.set_num_threads(1)
+    names: list[str] = []
+
+    class Count(TorchDispatchMode):
+        """Operations of torch that are kernels on a GPU."""
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            views = any(r.alias_info is not None and not r.alias_info.is_write for r in function._schema.returns)
+            allocates = "empty" in function._schema.name or "detach" in function._schema.name
+            if function.namespace == "aten" and not views and not allocates:
+                names.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    lines = ["| loss | kernels | operations of torch | us per step, prepared anew | replayed | of which forward |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for name, loss in losses(128, 512).items():
+        if name == "triplet":  # most of it is sorting, which would run here
+            continue
+        with fastssl.backend("triton"):
+
+            def step(loss: Callable[[], Any] = loss) -> None:
+                loss().backward()
+
+            for _ in range(4):
+                step()
+            names.clear()
+            with session.launches() as launched, Count():
+                step()
+            replayed, forward = microseconds(step), microseconds(loss)
+            operators.forget_replays()
+            longest, replay.LONGEST = replay.LONGEST, -1
+            anew = microseconds(step, calls=2)
+            replay.LONGEST = longest
+            operators.forget_replays()
+        lines.append(
+            f"| {name.replace('many', '512')} | {len(launched)} | {len(names)} | {anew:,.0f} | {replayed:,.0f} | {forward:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--page", action="store_true")
+    parser.add_argument("--launches", nargs="*", metavar="LOSS")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        session = Session(build_driver(folder))
+        if options.launches is not None:
+            return compare_launches(session, options.launches)
+        table = measure(session)
+    print(table)
+    if options.page:
+        from pages import replace
+
+        replace("benchmarks/launch_time.py --page", table, ROOT / "docs" / "gpu.md")
 
 
 if __name__ == "__main__":
