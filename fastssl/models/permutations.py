@@ -28,13 +28,14 @@ def permutations(count: int = 64, tiles: int = 9, seed: int = 0) -> np.ndarray:
     every = np.array(list(itertools.permutations(range(tiles))), dtype=np.int8)
     if not 1 <= count <= len(every):
         raise ValueError(f"count: expected 1 to {len(every)} permutations, got {count}")
+    places = np.ascontiguousarray(every.T)  # sums of its long rows are several times as fast as sums of nine
     rng = np.random.default_rng(seed)
     chosen = [int(rng.integers(len(every)))]
     # Minimum distance to the chosen set, ties by mean distance, as the authors' "max" strategy.
     least = np.full(len(every), tiles, dtype=np.int64)
     total = np.zeros(len(every), dtype=np.int64)
     for _ in range(count - 1):
-        distance = (every != every[chosen[-1]]).sum(1)
+        distance = (places != places[:, chosen[-1], None]).sum(0)
         least, total = np.minimum(least, distance), total + distance
         score = least * (tiles * count + 1) + total
         score[chosen] = -1
