@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+import typer.testing
 
 # Without a GPU the Triton kernels run in their interpreter, which must be told before they are imported.
 if not torch.cuda.is_available():
@@ -15,6 +17,9 @@ if not torch.cuda.is_available():
 
 import fastssl
 from tests.support.modes import FLOAT_ISAS, ISAS
+
+# Commands are made of functions and their annotations once, not in each of hundreds of calls.
+typer.testing._get_command = functools.cache(typer.testing._get_command)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True)
