@@ -267,6 +267,20 @@ def test_nothing_is_lost_without_a_word(tmp_path: Path) -> None:
     assert source.items(range(7))[2].images[0].shape[2] == 1  # type: ignore[index]
 
 
+# Each place in a process of its own, forked from one that has imported what they share.
+IN_PROCESSES = """
+import os, sys, torch, PIL.Image, fastssl.data
+open = fastssl.data.open
+for place in sys.argv[1:]:
+    if child := os.fork():
+        os.waitpid(child, 0)
+        continue
+    image = open(place).read(0).images[0]
+    print(image[..., :3].tolist() == [[[9, 8, 7]] * 4] * 3, flush=True)
+    os._exit(0)
+"""
+
+
 def test_plugins_of_pillow_are_loaded_wherever_their_files_are(tmp_path: Path) -> None:
     """Not only where a folder is listed: in a process of its own, in which no plugin is loaded."""
     (tmp_path / "pillow_heif.py").write_text(
@@ -280,15 +294,11 @@ def test_plugins_of_pillow_are_loaded_wherever_their_files_are(tmp_path: Path) -
     )
     (tmp_path / "0.heic").write_bytes(b"made of nothing")
     (tmp_path / "list.csv").write_text("path,label\n0.heic,1\n")
-    code = (
-        "import sys, fastssl.data\n"
-        "print(fastssl.data.open(sys.argv[1]).read(0).images[0][..., :3].tolist() == [[[9, 8, 7]] * 4] * 3)\n"
-    )
     search = os.pathsep.join([str(tmp_path), *sys.path])
-    for place in ("0.heic", "list.csv", "."):
-        command = [sys.executable, "-c", code, str(tmp_path / place)]
-        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": search}, capture_output=True, text=True)
-        assert done.stdout == "True\n", done.stderr
+    places = [str(tmp_path / place) for place in ("0.heic", "list.csv", ".")]
+    command = [sys.executable, "-c", IN_PROCESSES, *places]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": search}, capture_output=True, text=True)
+    assert done.stdout == "True\n" * len(places), done.stderr
 
 
 @pytest.mark.parametrize(("name", "plugin"), [("a.heic", "pillow-heif"), ("a.JXL", "pillow-jxl-plugin")])

@@ -67,7 +67,9 @@ def test_metrics_of_several_classes_are_their_formulas() -> None:
     assert METRICS["mean AP"](*given) == pytest.approx(100 * np.mean(precisions))
 
 
-@pytest.mark.parametrize("kind", ["columns.csv", "lists.json", "lists.jsonl", "text:parts"])
+@pytest.mark.parametrize(
+    "kind", ["columns.csv", "lists.json", pytest.param("lists.jsonl", marks=pytest.mark.slow), "text:parts"]
+)
 def test_texts_have_several_classes(kind: str, tmp_path: Path) -> None:
     rng, words = np.random.default_rng(0), ("sea", "tax", "war")
     signs = [[int(k) for k in rng.integers(0, 2, 3)] for _ in range(96)]
@@ -212,14 +214,14 @@ def test_it_learns_classes_pairs_and_scores(kind: str) -> None:
 
 def test_pretrained_weights_matter_and_stay() -> None:
     """With a step size of nearly nothing, only the classifier and what the network knows can tell the classes."""
-    given = task()
+    given, quick = task(), replace(QUICK, least_steps=20)
     network = start(0)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     labels, rows = torch.from_numpy(given.train.labels), np.arange(72)
-    tuned = finetune_text(network, Tokenizer(), given.train, labels, rows[:60], rows[60:], QUICK)  # type: ignore[arg-type]
-    assert tuned.outputs.shape == (12, 3) and tuned.steps == 80
+    tuned = finetune_text(network, Tokenizer(), given.train, labels, rows[:60], rows[60:], quick)  # type: ignore[arg-type]
+    assert tuned.outputs.shape == (12, 3) and tuned.steps == 20
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
-    again = finetune_text(network, Tokenizer(), given.train, labels, rows[:60], rows[60:], QUICK)  # type: ignore[arg-type]
+    again = finetune_text(network, Tokenizer(), given.train, labels, rows[:60], rows[60:], quick)  # type: ignore[arg-type]
     assert torch.equal(again.outputs, tuned.outputs)
 
 

@@ -21,7 +21,7 @@ from fastssl.data import words as words_module
 from fastssl.data.words import number_words, words_of
 from fastssl.evaluate import word_analogies, word_similarity
 from fastssl.methods import Word2Vec, load_word_vectors
-from fastssl.models import WordVectors
+from fastssl.models import WordVectors, word_vectors
 from fastssl.ops import extension
 from tests.support.modes import FLOAT_ISAS, instruction_set
 
@@ -535,8 +535,11 @@ def test_the_first_words_of_a_file(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("packed", ["", ".gz"])
 @pytest.mark.parametrize("kind", ["text", "binary", "glove"])
-def test_no_more_is_read_than_the_first_words(kind: str, packed: str, tmp_path: Path) -> None:
-    vectors = WordVectors([f"w{k}" for k in range(20_000)], torch.randn(20_000, 100))
+def test_no_more_is_read_than_the_first_words(
+    kind: str, packed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(word_vectors, "_CHUNK", 1 << 16)  # bytes that are read at once
+    vectors = WordVectors([f"w{k}" for k in range(2500)], torch.randn(2500, 100))
     vectors.save(tmp_path / "v", binary=kind == "binary")
     content = (tmp_path / "v").read_bytes()
     content = content.partition(b"\n")[2] if kind == "glove" else content

@@ -61,11 +61,15 @@ def test_exports_remove_nothing_but_exports(tmp_path: Path) -> None:
     [
         ("torch", SMALL),
         ("torch", {"name": "vit", "size": 32, "width": 16}),
-        ("torch", {"name": "lab:resnet", "size": 32, "width": 16}),
+        pytest.param("torch", {"name": "lab:resnet", "size": 32, "width": 16}, marks=pytest.mark.slow),
         ("torch", {"name": "resnet18", "size": 64, "stem": "imagenet"}),
-        ("torch", SMALL | {"channels": 5}),
+        pytest.param("torch", SMALL | {"channels": 5}, marks=pytest.mark.slow),
         *(
-            pytest.param(to, {"name": name, "size": 8}, marks=[pytest.mark.slow] if name == "pixelrnn" else [])
+            pytest.param(
+                to,
+                {"name": name, "size": 8},
+                marks=[pytest.mark.slow] if name == "pixelrnn" or (to, name) == ("torch", "pixelcnn") else [],
+            )
             for to in ("torch", "huggingface")
             for name in ("pixelcnn", "pixelrnn", "igpt")
         ),

@@ -46,8 +46,16 @@ def trained(kind: str) -> Tokenizer:
     return tokenizer_of(json.dumps(content))
 
 
-@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
-@pytest.mark.parametrize("name", TRANSFORMERS)
+BOTH = ("bert", "gpt2", "t5")  # with both kinds of tokenizers, one of each kind of network; the others: slow tests
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, "bpe") for name in TRANSFORMERS),
+        *(pytest.param(name, "wordpiece", marks=() if name in BOTH else pytest.mark.slow) for name in TRANSFORMERS),
+    ],
+)
 def test_transformers_gives_the_same_ids_and_states(name: str, kind: str, tmp_path: Path) -> None:
     made = trained(kind)
     options = {"name": name, "vocabulary": made.size, "width": 16, "heads": 2, "depth": 1, "length": 24}

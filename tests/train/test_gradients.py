@@ -35,7 +35,8 @@ WHOLE = {  # what these compare, or carry from one part of a batch to the next
 def made(name: str, rows: int = 13) -> tuple[ImageMethod, Batch]:
     data = emoji().subset(np.arange(rows), "emoji")
     data.labels = np.arange(rows) % 6
-    method = build_method(name, encoder_for(name, None, 32, 4), data, 0)
+    size = 8 if name in ("igpt", "pixelcnn", "pixelrnn") else 32  # one step per pixel
+    method = build_method(name, encoder_for(name, None, size, 4), data, 0)
     if method.needs_dataset_features:
         method.clusters = 3  # type: ignore[assignment]
         method.before_epoch(torch.randn(rows, method.features), 0, 0)

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -189,8 +190,10 @@ def test_pretrained_images_go_on_at_a_lower_rate(images: Path, tmp_path: Path) -
     for own in (asked, [*asked, "--init", images]):
         printed = run(*own)
         assert "optimizer adamw, lr 0.002," in printed and "pretrained weights" not in printed
-    trained = tmp_path / "trained"
-    run(*(one for one in known if one != "--dry-run"), "--epochs", "1", "--precision", "32-true", "--out", trained)
+    np.save(tmp_path / "few.npy", digits().images[:64, 0])
+    few: dict[Any, Any] = {"digits": tmp_path / "few.npy"}
+    trained, given = tmp_path / "trained", [few.get(one, one) for one in known if one != "--dry-run"]
+    run(*given, "--epochs", "1", "--precision", "32-true", "--out", trained)
     assert "lr 0.0001," in run("pretrain", "byol", "--data", "digits", "--init", trained, "--dry-run")
     out = tmp_path / "python"
     pretrain("simclr", digits().subset(range(64)), out=out, encoder=f"huggingface:{model}", size=32)
@@ -331,31 +334,20 @@ def _saved(kind: str, folder: Path, vocabulary: int) -> Any:
     return model
 
 
-AT_ONCE = {
-    "roberta",
-    "deberta-v2",
-    "gpt2",
-    "llama",
-    "gemma3_text",
-}  # of each kind of tokenizer, positions and layers; the others are slow tests
+def slow_but(at_once: tuple[str, ...]) -> list[Any]:
+    """Kinds of models with their methods, of which all but some are slow tests."""
+    return [
+        pytest.param(kind, method, marks=() if kind in at_once else pytest.mark.slow)
+        for method, kinds in (("bert", ("bert", *MASKED, "deberta-v2-conv")), ("gpt", CAUSAL), ("t5", ("t5",)))
+        for kind in kinds
+    ]
 
 
-@pytest.mark.parametrize(
-    ("kind", "method"),
-    (
-        ("bert", "bert"),
-        *(
-            pytest.param(kind, method, marks=() if kind in AT_ONCE else pytest.mark.slow)
-            for method, kinds in (("bert", (*MASKED, "deberta-v2-conv")), ("gpt", CAUSAL))
-            for kind in kinds
-        ),
-        ("t5", "t5"),
-    ),
-)
-def test_models_of_transformers(kind: str, method: str, texts: Path, tmp_path: Path) -> None:
+def _with_tokenizer(kind: str, method: str, folder: Path) -> tuple[Any, list[str]]:
+    """A small model of transformers with a tokenizer, as a folder, and the special tokens of that of a GPT."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-    folder, given = tmp_path / kind, corpus(40)
+    given, special = corpus(40), []
     if method == "gpt":  # without other special tokens than begin and end of texts
         own = Tokenizer(models.BPE())
         own.pre_tokenizer = pre_tokenizers.ByteLevel()
@@ -371,6 +363,16 @@ def test_models_of_transformers(kind: str, method: str, texts: Path, tmp_path: P
         trained: Any = train_tokenizer(given, "wordpiece" if kind == "bert" else "unigram", 200)
         model = _saved(kind, folder, trained.size + 28)
         (folder / "tokenizer.json").write_text(trained.to_json())
+    return model, special
+
+
+# Of each kind of tokenizer, positions and layers.
+@pytest.mark.parametrize(
+    ("kind", "method"), slow_but(("bert", "roberta", "deberta-v2", "gpt2", "llama", "gemma3_text", "t5"))
+)
+def test_models_of_transformers(kind: str, method: str, tmp_path: Path) -> None:
+    folder = tmp_path / kind
+    model, special = _with_tokenizer(kind, method, folder)
     network, tokenizer = load_language(f"huggingface:{folder}")
     if method == "gpt":
         ends = special[0], special[0] if "pad" in special[-1] else special[-1]
@@ -390,6 +392,14 @@ def test_models_of_transformers(kind: str, method: str, texts: Path, tmp_path: P
         logits = network.transform(hidden) @ weight.T
         logits = logits if bias is None else logits + bias
     torch.testing.assert_close(logits[..., : expected.shape[-1]], expected, rtol=1e-5, atol=1e-5)
+
+
+# Of each kind of method, and one whose method has an option of its own.
+@pytest.mark.parametrize(("kind", "method"), slow_but(("bert", "roberta", "llama", "t5")))
+def test_commands_take_models_of_transformers(kind: str, method: str, texts: Path, tmp_path: Path) -> None:
+    folder = tmp_path / kind
+    _with_tokenizer(kind, method, folder)
+    network, tokenizer = load_language(f"huggingface:{folder}")
     out, asked = tmp_path / "run", ["--data", f"text:{texts}", "--init", f"huggingface:{folder}", "--length", "32"]
     if network.kind in MASKED:
         assert "order: expected None (--order none)" in run("pretrain", method, *asked, *FEW, "--out", out, code=2)
