@@ -13,7 +13,7 @@ from typing import Any
 CONTEXT = multiprocessing.get_context("forkserver")
 IMPORTED = ("torch.distributed", "torch.distributed.fsdp", "fastssl.cli.recipes", "fastssl.train", "fastssl.losses")
 # What a run imports late: two seconds of each process, or once.
-IMPORTED_LATE = ("lightning_fabric", "sklearn.datasets")
+IMPORTED_LATE = ("lightning_fabric", "sklearn.datasets", "torch.utils.tensorboard")
 CONTEXT.set_forkserver_preload([*IMPORTED, *IMPORTED_LATE])
 
 

@@ -120,7 +120,7 @@ dist.all_gather([torch.zeros(4)], torch.zeros(4))
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="pins threads as Linux does")
 def test_ends_right_after_a_collective() -> None:
     """Without what fastssl.distributed does at the end, 7 of 8 such processes abort."""
-    for _ in range(3):
+    for _ in range(2):
         done = subprocess.run([sys.executable, "-c", LAST_COLLECTIVE], capture_output=True, text=True, timeout=100)
         assert done.returncode == 0, done.stderr
 
