@@ -7,6 +7,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 # Byte code is made of what is imported: that of all of torch would take half a minute.
 export PIP_COMPILE := 0
+# Where it is not kept, each process of the tests compiles what it imports again: 3 seconds.
+unexport PYTHONDONTWRITEBYTECODE
 # The kernels are built in the environment they run in: no second torch is downloaded.
 BUILD_TOOLS := "torch>=2.10" numpy "setuptools>=77" wheel "cmake>=3.18" ninja "pybind11>=2.12"
 SOURCES := $(shell find csrc -name CMakeLists.txt -o -name '*.h' -o -name '*.cpp' -o -name '*.cu') CMakeLists.txt setup.py pyproject.toml constraints.txt
