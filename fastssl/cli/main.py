@@ -517,10 +517,10 @@ def tokenize(
 
     The file is memory-mapped by pretrain, and has the tokenizer in it.
     """
+    check_file(out)
     from fastssl.cli.language import described
     from fastssl.cli.language import tokenize as write_tokens
 
-    check_file(out)
     file = write_tokens(data, out, tokenizer, vocabulary, overwrite=overwrite)
     echo(f"{described(file)}: {out}")
     echo(f"next: fastssl pretrain gpt --data {shlex.quote(str(out))}")
@@ -630,6 +630,8 @@ def evaluate(
     (pairs:FILE, verses-es-en). A distribution of images is evaluated also by the likelihood of held-out images, against
     mixtures, xz and PNG; one of waveforms on held-out signals, against a linear predictor and xz.
     """
+    check_file(out)
+    check_file(predictions, "predictions")
     from fastssl.bench.run import write_atomically
     from fastssl.cli.evaluation import DENSE_PROTOCOLS, check_model, is_named, leaving_out, note_changes, run_evaluation
     from fastssl.cli.language import PROTOCOLS as TEXT_PROTOCOLS
@@ -643,8 +645,6 @@ def evaluate(
     from fastssl.train.starting import language_kind
 
     check_model(checkpoint)
-    check_file(out)
-    check_file(predictions, "predictions")
     named = is_named(checkpoint)
     tuning: dict[str, Any] = {"labels": labels, "seeds": seeds, "init": init}
     dense: dict[str, Any] = {
@@ -820,10 +820,10 @@ def embed(
 
     Names and labels are in it, too. Interrupted on images, the same command resumes.
     """
+    check_file(out)
     from fastssl.cli.embed import Embedding
     from fastssl.cli.embed import embed as write_features
 
-    check_file(out)
     write_features(Embedding(model, out, data, readout, part, size, on_error, devices))
 
 
@@ -861,9 +861,9 @@ def neighbors(
 
     They are those by cosine similarity of features that embed has written.
     """
+    check_file(out)
     from fastssl.cli.neighbors import draw_neighbors
 
-    check_file(out)
     queries, each = draw_neighbors(features, query or [], k, count, data, out, seed)
     echo(f"{amount(queries, 'query')}, {amount(each, 'neighbour')} each: {out}")
 
@@ -881,6 +881,7 @@ def report(
 
     Learning curves, tables over seeds, embeddings, neighbours, confusions, predictions.
     """
+    check_file(out)
     from fastssl.cli.evaluation import common_data, leaving_out
     from fastssl.cli.recipes import views_for
     from fastssl.cli.show import item_progress
@@ -890,7 +891,6 @@ def report(
     from fastssl.models.folder import load_state
     from fastssl.report.compare import compare_runs
 
-    check_file(out)
     for run in runs:
         kind = kind_of(load_state(run)) if not is_word_run(run) else None
         if kind is None or not issubclass(kind, ImageMethod):
@@ -981,12 +981,12 @@ def augment_preview(
 
     Each view has its random parameters below it.
     """
+    check_file(out)
     from fastssl._files import replacing
     from fastssl.augment import as_views
     from fastssl.cli.evaluation import leaving_out
     from fastssl.cli.preview import contact_sheet, find_images
 
-    check_file(out)
     if count < 1:
         raise ValueError(f"count: expected at least one image, got {count}")
     views = as_views(policy, size)
@@ -1007,9 +1007,9 @@ def pack_images(
     on_error: Unreadable = "raise",
 ) -> None:
     """Decode images once into a memory-mapped file."""
+    check_file(out)
     from fastssl.data import PackedImages, pack_source
 
-    check_file(out)
     source = open_data(images, part=part)
     note_part(source, images)
     out.parent.mkdir(parents=True, exist_ok=True)

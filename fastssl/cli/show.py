@@ -26,7 +26,7 @@ def echo(text: str, style: str = "") -> None:
 
 
 def check_file(path: Path | None, name: str = "out") -> None:
-    """Checks that a file can be written to a path, before what it is to hold is computed.
+    """Checks that a file can be written to a path, before what it is to hold is computed and torch is imported.
 
     Raises:
         ValueError: there is a folder.
