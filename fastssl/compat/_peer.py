@@ -131,7 +131,7 @@ def default(make: Callable[[], nn.Module]) -> Check:
     kind, wanted = type(like), _settings(like)
 
     def check(given: Any) -> bool:
-        return type(given) is kind and not hooks(given) and _is_of(torch, kind.forward) and _settings(given) == wanted
+        return type(given) is kind and not hooks(given) and _is_of(_TORCH, kind.forward) and _settings(given) == wanted
 
     return check
 
@@ -163,9 +163,15 @@ def kind_of(given: Any) -> type:
     return kind.__bases__[1] if first.__name__ == "FSDPModule" and first.__module__.startswith("torch.") else kind
 
 
-def _is_of(package: types.ModuleType, function: object) -> bool:
-    """Whether a function, and everything that it wraps, is defined in a package or in torch."""
-    roots = tuple(str(Path(p)) for m in (package, torch) for p in m.__path__)
+def _folders(*packages: types.ModuleType) -> tuple[str, ...]:
+    return tuple(str(Path(p)) for package in packages for p in package.__path__)
+
+
+_TORCH = _folders(torch)
+
+
+def _is_of(roots: tuple[str, ...], function: object) -> bool:
+    """Whether a function, and everything that it wraps, is defined in one of these folders."""
     while True:
         if isinstance(function, (staticmethod, classmethod)):
             function = function.__func__
@@ -226,7 +232,7 @@ class Peer:
 
     def is_own(self, function: object) -> bool:
         """Whether a function is the library's, and wraps no other code."""
-        return _is_of(self._package, function)
+        return _is_of(self._roots, function)
 
     def unknown(self, kind: type) -> str:
         """Why a class that is not known runs its own code."""
@@ -285,8 +291,9 @@ class Peer:
             self._classes[kind, entry] = self._look_at(kind, entry)
 
     @functools.cached_property
-    def _package(self) -> types.ModuleType:
-        return importlib.import_module(self.package)
+    def _roots(self) -> tuple[str, ...]:
+        """The folders of the library and of torch."""
+        return (*_folders(importlib.import_module(self.package)), *_TORCH)
 
     def _look_at(
         self, kind: type, entry: tuple[type, str] | None
@@ -300,7 +307,7 @@ class Peer:
                     continue
                 if not _is_method(value) or isinstance(value, type) or (owner, name) == entry:
                     continue
-                if not _is_of(self._package, value):
+                if not _is_of(self._roots, value):
                     raise NotFused(f"{owner.__name__}.{name} is not the library's")
                 functions.append((owner, name, value))
             sizes.append((owner, len(vars(owner))))
