@@ -54,6 +54,12 @@ def any_isa(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture
+def one_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what is around an evaluation: one random network and one split, whose tables are the same."""
+    monkeypatch.setattr("fastssl.evaluate.report.SEEDS", 1)
+
+
 def pytest_collection_finish() -> None:
     """What thousands of tests were collected into is not looked through by each garbage collection."""
     gc.collect()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
-import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,10 +28,9 @@ from fastssl.augment import (
     RandomRotation,
     RandomSolarize,
 )
-from fastssl.cli import app, show
+from fastssl.cli import app, main, show
 from fastssl.cli.preview import describe
-from tests.support import command
-from tests.support.processes import rendezvous, start
+from tests.support.processes import rendezvous
 
 runner = CliRunner()
 
@@ -42,6 +43,7 @@ def test_info_says_what_is_usable_and_why() -> None:
     assert json.loads(runner.invoke(app, ["info", "--json"]).stdout) == fastssl.info()
 
 
+@pytest.mark.usefixtures("one_seed")
 def test_pretrain_resume_evaluate(tmp_path: Path) -> None:
     base = ["pretrain", "simclr", "--data", "digits", "--width", "4", "--batch-size", "512", "--out", str(tmp_path)]
     result = runner.invoke(app, [*base, "--epochs", "1"])
@@ -71,6 +73,7 @@ def test_settings_that_a_method_hands_on() -> None:
     assert "clip takes images, it has no such option; --set length=100" in str(result.exception)
 
 
+@pytest.mark.usefixtures("one_seed")
 def test_folders_of_images_are_data(tmp_path: Path) -> None:
     from PIL import Image
 
@@ -113,9 +116,19 @@ def test_folders_of_images_are_data(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_mistakes_are_one_line(arguments: list[str], text: str, tmp_path: Path) -> None:
-    done = start(command.main, arguments, tmp_path, log=tmp_path / "log", environment={})
-    assert done.wait() == 2 and "error:" in done.output and text in done.output and "Traceback" not in done.output
+def test_mistakes_are_one_line(
+    arguments: list[str],
+    text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("sys.argv", ["fastssl", *arguments])
+        main()
+    output = "".join(capsys.readouterr())
+    assert ended.value.code == 2 and "error:" in output and text in output and "Traceback" not in output
 
 
 @pytest.mark.slow
@@ -217,6 +230,7 @@ def _run(*arguments: str) -> str:
     return result.stdout
 
 
+@pytest.mark.usefixtures("one_seed")
 def test_protocols_report_and_export(tmp_path: Path) -> None:
     """From two seeds of one method and another method to tables, a page, and a program that loads."""
     runs, photos = [], str(_photos(tmp_path / "photos", 120))  # as many as a map of them needs
@@ -287,6 +301,7 @@ def _photos(folder: Path, count: int = 12, classes: tuple[str, ...] = ("cats", "
 SMALL = ("--epochs", "1", "--width", "4", "--batch-size", "6")
 
 
+@pytest.mark.usefixtures("one_seed")
 def test_a_folder_of_photos_from_files_to_a_table(tmp_path: Path) -> None:
     """A name with a dash and brackets is a name; the run knows where its data is."""
     photos = _photos(tmp_path / "emoji-mine [backup]")
@@ -309,6 +324,7 @@ def test_a_folder_of_photos_from_files_to_a_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["frozen", "structure"])
+@pytest.mark.usefixtures("one_seed")
 def test_several_data_sets_are_evaluated_one_by_one(protocol: str, tmp_path: Path) -> None:
     out, table = str(tmp_path / "run"), tmp_path / "table.json"
     first, second = _photos(tmp_path / "x" / "my, photos"), _photos(tmp_path / "y" / "my, photos", 14)
@@ -320,6 +336,7 @@ def test_several_data_sets_are_evaluated_one_by_one(protocol: str, tmp_path: Pat
     assert alone[2] == {f"{d}: {key}": v for d, one in zip((first, second), alone) for key, v in one.items()}
 
 
+@pytest.mark.usefixtures("one_seed")
 def test_training_and_test_parts_are_what_their_folders_say(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     _photos(photos / "train", 12), _photos(photos / "val", 6)
@@ -344,6 +361,7 @@ def test_training_and_test_parts_are_what_their_folders_say(tmp_path: Path) -> N
         fastssl.data.open_splits(str(photos))
 
 
+@pytest.mark.usefixtures("one_seed")
 def test_every_command_reads_the_same_sources(tmp_path: Path) -> None:
     photos = _photos(tmp_path / "photos")
     packed, out = str(tmp_path / "photos.pack"), str(tmp_path / "run")
@@ -402,9 +420,6 @@ def test_a_folder_is_no_file_to_write(tmp_path: Path) -> None:
 
 
 def test_help_does_not_wait_for_torch() -> None:
-    import subprocess
-    import sys
-
     code = "import sys; sys.argv = ['fastssl', {!r}]; import fastssl.cli\n"
     code += "try: fastssl.cli.main()\nexcept SystemExit: pass\n"
     code += "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
@@ -416,23 +431,22 @@ def test_help_does_not_wait_for_torch() -> None:
     assert "…" not in _run("methods"), "a word that is cut"
 
 
-def test_names_that_the_terminal_cannot_show_are_no_traceback(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
+def test_names_that_the_terminal_cannot_show_are_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "t.jsonl").write_text('{"text": "a", "label": "\\udce9t\u00e9"}\n{"text": "b", "label": "c"}\n')
+    monkeypatch.setattr("sys.argv", ["fastssl", "data", f"text:{tmp_path / 't.jsonl'}"])
     for encoding, shown in (("utf-8", "\\udce9té: 1"), ("ascii", "\\udce9t\\xe9: 1")):
-        command = [sys.executable, "-m", "fastssl", "data", f"text:{tmp_path / 't.jsonl'}"]
-        environment = os.environ | {"PYTHONIOENCODING": encoding}
-        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment)
-        assert done.returncode == 0 and shown in done.stdout, done.stderr
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+            terminal = sys.stdout
+            main()
+        terminal.flush()
+        printed = terminal.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+        assert not ended.value.code and shown in printed, printed
 
 
 def test_errors_have_a_traceback_when_it_is_asked_for(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
-    command = [sys.executable, "-m", "fastssl", "--debug", "evaluate", str(tmp_path)]
+    """Of a mistake that is found before torch is imported."""
+    command = [sys.executable, "-m", "fastssl", "--debug", "pack", "digits", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" in done.stderr
 
@@ -506,6 +520,7 @@ def test_features_in_a_file(tmp_path: Path) -> None:
     assert "out: expected a file with suffix" in _fails("embed", out, "--out", "features.csv")
 
 
+@pytest.mark.usefixtures("one_seed")
 def test_evaluation_is_not_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job's log has a line every half minute: here, at every batch."""
     from fastssl.cli import show
@@ -515,7 +530,7 @@ def test_evaluation_is_not_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "12 of 12" not in _run("evaluate", out)
     monkeypatch.setattr(show, "PLAIN_SECONDS", 0)
     text = _run("evaluate", out)
-    assert text.count("photos [x]: 12 of 12, ") == 6  # four encoders, pixels and the histogram
+    assert text.count("photos [x]: 12 of 12, ") == 4  # two encoders, pixels and the histogram
     text = _run("evaluate", out, "--only")
     assert text.count("photos [x]: 12 of 12, ") == 1 and "random" not in text
     assert "photos [x]: 12 of 12, " in _run("embed", out, "--out", str(tmp_path / "f.npz"))
@@ -603,6 +618,7 @@ def test_prompts_of_zero_shot_classification(tmp_path: Path) -> None:
     assert "prompt: expected the protocol 'zero-shot', got 'frozen'" in str(alone.exception)
 
 
+@pytest.mark.usefixtures("one_seed")
 def test_models_of_a_library_are_evaluated_without_a_run(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -610,7 +626,7 @@ def test_models_of_a_library_are_evaluated_without_a_run(tmp_path: Path) -> None
         tmp_path / "vit"
     )
     model = ["evaluate", f"huggingface:{tmp_path / 'vit'}"]
-    given = ["--size", "16", "--data", "digits", "--out", str(tmp_path / "table.json")]
+    given = ["--size", "16", "--data", str(_photos(tmp_path / "photos")), "--out", str(tmp_path / "table.json")]
     for protocol in ("frozen", "structure"):
         result = runner.invoke(app, [*model, *given, "--protocol", protocol])
         assert result.exit_code == 0, result.output

@@ -122,6 +122,7 @@ def test_word_vectors(tmp_path: Path) -> None:
     assert "out: expected a file" in refused("export", str(tmp_path / "vectors.bin"))
 
 
+@pytest.mark.usefixtures("one_seed")
 @pytest.mark.parametrize(
     ("name", "settings"),
     [("pixelcnn", ["levels=4"]), ("pixelrnn", ["levels=4", "lstm=row"]), ("igpt", ["colors=4", "heads=2"])],

@@ -346,6 +346,7 @@ def test_tables_of_texts_with_labels(tmp_path: Path) -> None:
         assert "40" in said and "2 classes" in said
     run("pretrain", "bert", "--data", tmp_path / "reviews.jsonl", *NETWORK, "--out", tmp_path / "run")
     tune = ["evaluate", tmp_path / "run", "--protocol", "finetune", "--data", tmp_path / "reviews.csv", "--seeds", 1]
+    tune += ["--steps", 2]
     assert "4 labels per class" in run(*tune, "--labels", "4")
     assert "labels: expected at most" in run(*tune, "--labels", "500", code=2)
 
@@ -384,26 +385,30 @@ def test_features_of_texts(texts: Path, tmp_path: Path) -> None:
     )
 
 
-def test_options_of_generate_are_named(texts: Path, tmp_path: Path) -> None:
-    run("pretrain", "gpt", "--data", f"text:{texts}", *NETWORK, "--out", tmp_path / "run")
+@pytest.fixture(scope="module")
+def trained(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of GPT that no test changes."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    run("pretrain", "gpt", "--data", f"text:{texts}", *NETWORK, "--out", out)
+    return out
+
+
+def test_options_of_generate_are_named(trained: Path, tmp_path: Path) -> None:
     for option in ("tokens", "count"):
-        assert f"{option}: expected an integer >= 1, got 0" in run(
-            "generate", tmp_path / "run", f"--{option}", 0, code=2
-        )
-    made = run("generate", tmp_path / "run", "The", "--tokens", 3, "--out", tmp_path / "made.txt")
+        assert f"{option}: expected an integer >= 1, got 0" in run("generate", trained, f"--{option}", 0, code=2)
+    made = run("generate", trained, "The", "--tokens", 3, "--out", tmp_path / "made.txt")
     assert (tmp_path / "made.txt").read_text().strip() in made and "1 text:" in made
 
 
-def test_texts_of_several_prompts_are_those_of_each(texts: Path, tmp_path: Path) -> None:
-    run("pretrain", "gpt", "--data", f"text:{texts}", *NETWORK, "--out", tmp_path / "run")
+def test_texts_of_several_prompts_are_those_of_each(trained: Path, tmp_path: Path) -> None:
     prompts, how = ["The", "My fellow citizens", "The"], ["--tokens", 5, "--count", 2, "--seed", 4]
-    alone = [run("generate", tmp_path / "run", prompt, *how) for prompt in prompts]
-    assert run("generate", tmp_path / "run", *prompts, *how) == "".join(alone)
+    alone = [run("generate", trained, prompt, *how) for prompt in prompts]
+    assert run("generate", trained, *prompts, *how) == "".join(alone)
     (tmp_path / "p.txt").write_bytes("\ufeff".encode() + "\r\n".join(prompts).encode())
     (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": p, "id": 1}) + "\n" for p in prompts))
     for name in ("p.txt", "p.jsonl"):
         out = tmp_path / "made.jsonl"
-        printed = run("generate", tmp_path / "run", "--prompts", tmp_path / name, *how, "--out", out)
+        printed = run("generate", trained, "--prompts", tmp_path / name, *how, "--out", out)
         assert printed.startswith("".join(alone)) and "6 texts:" in printed
         rows = [json.loads(line) for line in out.read_text().splitlines()]
         assert [row["prompt"] for row in rows] == [prompt for prompt in prompts for _ in range(2)]
@@ -413,16 +418,12 @@ def test_texts_of_several_prompts_are_those_of_each(texts: Path, tmp_path: Path)
         ("{", "line 1: Expecting"),
     ):
         (tmp_path / "p.jsonl").write_text(content)
-        refused = run("generate", tmp_path / "run", "--prompts", tmp_path / "p.jsonl", code=2)
+        refused = run("generate", trained, "--prompts", tmp_path / "p.jsonl", code=2)
         assert re.search(match, refused), refused
     (tmp_path / "p.txt").write_text("a\n\nb\n")
-    assert "line 2: expected a prompt, got ''" in run(
-        "generate", tmp_path / "run", "--prompts", tmp_path / "p.txt", code=2
-    )
-    assert "expected one of them, got both" in run(
-        "generate", tmp_path / "run", "a", "--prompts", tmp_path / "p.txt", code=2
-    )
-    assert "no file" in run("generate", tmp_path / "run", "--prompts", tmp_path / "none", code=2)
+    assert "line 2: expected a prompt, got ''" in run("generate", trained, "--prompts", tmp_path / "p.txt", code=2)
+    assert "expected one of them, got both" in run("generate", trained, "a", "--prompts", tmp_path / "p.txt", code=2)
+    assert "no file" in run("generate", trained, "--prompts", tmp_path / "none", code=2)
 
 
 def test_methods_that_are_options_of_others_are_named() -> None:

@@ -280,7 +280,7 @@ def test_views_of_a_file_are_resumed_without_it(tmp_path: Path) -> None:
         "transform = Augment(steps)\n"
     )
     whole, parts, own = tmp_path / "whole", tmp_path / "parts", tmp_path / "own"
-    given = ["simclr", "--data", "digits", "--batch-size", "512", *IMAGES[2:]]
+    given = ["simclr", "--data", pictures(tmp_path), *IMAGES]
     call(*given, "--augment", file, "--epochs", "2", "--out", whole)
     call(*given, "--augment", file, "--epochs", "1", "--out", parts)
     call(*given, "--epochs", "2", "--out", own)
@@ -306,12 +306,13 @@ def test_views_that_a_method_does_not_take(tmp_path: Path) -> None:
 
 
 def test_views_by_the_name_of_a_method(tmp_path: Path) -> None:
-    encoder, options = {"name": "resnet", "size": 12, "width": 4}, Pretraining(epochs=1, batch_size=512)
+    data, out, encoder = pictures(tmp_path), tmp_path / "run", {"name": "resnet", "size": 12, "width": 4}
+    options = Pretraining(epochs=1, batch_size=16)
     views = Augment([RandomResizedCrop(12), RandomVerticalFlip()])
-    method: Any = pretrain("barlow-twins", "digits", options, out=tmp_path, encoder=encoder, augment=views)
+    method: Any = pretrain("barlow-twins", data, options, out=out, encoder=encoder, augment=views)
     assert [len(program.operations) for program in method.augment.programs] == [2, 2]
-    options = Pretraining(epochs=2, batch_size=512)
-    again: Any = pretrain("barlow-twins", "digits", options, out=tmp_path, encoder=encoder, resume=True)
+    options = Pretraining(epochs=2, batch_size=16)
+    again: Any = pretrain("barlow-twins", data, options, out=out, encoder=encoder, resume=True)
     assert repr(again.augment) == repr(method.augment)
     crops = [RandomResizedCrop(12), RandomResizedCrop(12), *[RandomResizedCrop(8)] * 3]
     dino: Any = DINO(build_encoder({**encoder, "name": "vit", "patch": 4}))
@@ -322,4 +323,4 @@ def test_views_by_the_name_of_a_method(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pixels and further ones of any, got"):
         dino.replace_views(Views([Augment([crop]) for crop in crops[1:]]))
     with pytest.raises(TypeError, match="augment: expected None"):
-        pretrain(dino, "digits", options, out=tmp_path / "dino", augment=views)
+        pretrain(dino, data, options, out=tmp_path / "dino", augment=views)

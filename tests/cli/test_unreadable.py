@@ -93,6 +93,7 @@ def run(*arguments: object) -> str:
     return result.output
 
 
+@pytest.mark.usefixtures("one_seed")
 def test_a_run_that_skips_is_probed_and_judged_as_it_was_trained(photos: Path, tmp_path: Path) -> None:
     trained, table = tmp_path / "run", tmp_path / "table.json"
     small = ("--epochs", 1, "--batch-size", 16, "--size", 16, "--width", 4)

@@ -85,7 +85,9 @@ def imports(tree: ast.AST, later: bool = False) -> Iterator[tuple[str, bool]]:
             for alias in node.names:
                 name = f"{node.module}.{alias.name}"
                 yield (name if name in MODULES else str(node.module)), later
-        inside = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        if isinstance(node, ast.expr):  # has no statements
+            continue
+        inside = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         yield from imports(node, later or inside or types)
 
@@ -96,12 +98,17 @@ def layer(module: str) -> str:
 
 
 @functools.cache
-def edges(later: bool) -> dict[str, set[str]]:
-    """What each module imports when it is loaded, or ``later``."""
+def found_imports() -> dict[str, set[tuple[str, bool]]]:
+    """What each module imports of ours, and when: all files are read once."""
     return {
-        module: {name for name, when in imports(ast.parse(path.read_text())) if when == later and name in MODULES}
+        module: {(name, when) for name, when in imports(ast.parse(path.read_text())) if name in MODULES}
         for module, path in MODULES.items()
     }
+
+
+def edges(later: bool) -> dict[str, set[str]]:
+    """What each module imports when it is loaded, or ``later``."""
+    return {module: {name for name, when in found if when == later} for module, found in found_imports().items()}
 
 
 def upward(later: bool) -> dict[tuple[str, str], list[str]]:

@@ -22,6 +22,7 @@ BLOCKS = [text for language, text in re.findall(r"^```(\w*)\n(.*?)^```", TEXT, f
 CHEAP = {"resnet18": ["resnet", "--width", "4"], "224": ["32"], "256": ["8"]}
 
 
+@pytest.mark.usefixtures("one_seed")
 def test_a_folder_of_photographs_becomes_features_in_plain_pytorch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
