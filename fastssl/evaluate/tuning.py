@@ -18,7 +18,7 @@ from fastssl.evaluate.linear import _loss
 from fastssl.evaluate.metrics import metric_of
 from fastssl.models.frozen import training_mode
 from fastssl.models.precision import autocast, check_precision, training_arithmetic
-from fastssl.ops.draws import drawing_apart
+from fastssl.ops.draws import drawing_apart, seed_step
 
 
 @dataclass
@@ -179,7 +179,7 @@ def train_task(
         with contextlib.closing(batches):  # type: ignore[type-var]
             for step, (inputs, ids) in zip(range(total), batches):
                 show(step + 1, total)
-                torch.manual_seed(options.seed * 1_000_003 + step)  # for dropout
+                seed_step(options.seed * 1_000_003 + step)  # for dropout
                 warm = min(1.0, (step + 1) / max(1, total // 20))
                 for group in optimizer.param_groups:
                     group["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * step / total))

@@ -14,6 +14,15 @@ def drawing_apart() -> AbstractContextManager[None]:
     return torch.random.fork_rng(range(torch.accelerator.device_count()))
 
 
+def seed_step(seed: int) -> None:
+    """``torch.manual_seed`` for each step of a training: without an accelerator, it formats the whole stack for each
+    kind of device in case that one is used later."""
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
 class Draws:
     """The state of torch's generators when this is made: an expression that is evaluated again in the backward pass
     draws the same numbers."""

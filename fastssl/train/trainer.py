@@ -31,7 +31,7 @@ from fastssl.models.folder import alone_in, forget_retired
 from fastssl.models.frozen import training_mode
 from fastssl.models.modes import evaluation_mode
 from fastssl.models.precision import training_arithmetic
-from fastssl.ops.draws import drawing_apart
+from fastssl.ops.draws import drawing_apart, seed_step
 from fastssl.train.cached import check_loss
 from fastssl.train.callbacks import Callback, InterruptHandler
 from fastssl.train.checkpoint import (
@@ -147,7 +147,7 @@ class Trainer:
         """One optimiser step."""
         with self._waiting():
             self.batch = next(batches)
-        torch.manual_seed(step_seed(self.options.seed, self.steps, self.fabric.global_rank))
+        seed_step(step_seed(self.options.seed, self.steps, self.fabric.global_rank))
         self._set_lr()
         with self._sharing():
             loss = self.gradients(self.batch)
