@@ -25,7 +25,10 @@ typer.testing._get_command = functools.cache(typer.testing._get_command)  # type
 @pytest.fixture(autouse=True)
 def _clean_state() -> Iterator[None]:
     threads, budget, isa = torch.get_num_threads(), fastssl.get_memory_budget(), fastssl.instruction_set()
-    torch.manual_seed(0)
+    if torch.cuda.is_available():
+        torch.manual_seed(0)
+    else:  # which manual_seed formats the whole stack for, in case that a GPU is used later
+        torch.default_generator.manual_seed(0)
     yield
     torch.set_num_threads(threads)
     fastssl.set_memory_budget(budget)
