@@ -349,7 +349,10 @@ def test_miners_of_pairs_give_the_same_lists(kind: str, distance: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["triplets", "one class", "all apart"])
-@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.uint8, torch.float32])
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.int64, torch.int32, torch.uint8, torch.float32, pytest.param(torch.int16, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("name", ["TripletMarginMiner", "AngularMiner", "PairMarginMiner", "BatchHardMiner"])
 def test_miners_give_indices_in_the_dtypes_of_the_library(name: str, dtype: torch.dtype, kind: str) -> None:
     """Also where it makes triplets row by row (from 1,291 rows on, or few against many), with other dtypes."""
