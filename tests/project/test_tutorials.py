@@ -13,7 +13,10 @@ from tests.support import ROOT
 TUTORIALS = ROOT / "docs" / "tutorials"
 QUICK = {"replace-a-loss", "your-own-loss", "reading-the-benchmark"}
 # Less of everything, and the same code.
-REDUCED = {"epochs=15": "epochs=1", "steps=150": "steps=5", "range(512)": "range(96)", "images[:512]": "images[:96]"}
+REDUCED = {
+    **{"epochs=15": "epochs=1", "steps=150": "steps=5", "range(512)": "range(96)", "images[:512]": "images[:96]"},
+    **{"randn(2048, ": "randn(512, ", "range(9)": "range(3)"},
+}
 
 
 @pytest.mark.parametrize(
