@@ -435,12 +435,12 @@ def test_names_that_the_terminal_cannot_show_are_no_traceback(tmp_path: Path, mo
     (tmp_path / "t.jsonl").write_text('{"text": "a", "label": "\\udce9t\u00e9"}\n{"text": "b", "label": "c"}\n')
     monkeypatch.setattr("sys.argv", ["fastssl", "data", f"text:{tmp_path / 't.jsonl'}"])
     for encoding, shown in (("utf-8", "\\udce9té: 1"), ("ascii", "\\udce9t\\xe9: 1")):
+        terminal = io.TextIOWrapper(written := io.BytesIO(), encoding=encoding)
         with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
-            patch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
-            terminal = sys.stdout
+            patch.setattr("sys.stdout", terminal)
             main()
         terminal.flush()
-        printed = terminal.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+        printed = written.getvalue().decode(encoding)
         assert not ended.value.code and shown in printed, printed
 
 

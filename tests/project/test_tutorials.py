@@ -15,7 +15,7 @@ QUICK = {"replace-a-loss", "your-own-loss", "reading-the-benchmark"}
 # Less of everything, and the same code.
 REDUCED = {
     **{"epochs=15": "epochs=1", "steps=150": "steps=5", "range(512)": "range(96)", "images[:512]": "images[:96]"},
-    **{"randn(2048, ": "randn(512, ", "range(9)": "range(3)"},
+    **{"randn(2048, 128": "randn(512, 128", "range(9)": "range(3)"},
 }
 
 
