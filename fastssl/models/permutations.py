@@ -25,17 +25,19 @@ def permutations(count: int = 64, tiles: int = 9, seed: int = 0) -> np.ndarray:
         >>> hamming(permutations(64))[0] >= 7  # the smallest distance of any two
         True
     """
-    every = np.array(list(itertools.permutations(range(tiles))), dtype=np.int8)
+    every = np.fromiter(itertools.chain.from_iterable(itertools.permutations(range(tiles))), np.int8).reshape(-1, tiles)
     if not 1 <= count <= len(every):
         raise ValueError(f"count: expected 1 to {len(every)} permutations, got {count}")
-    places = np.ascontiguousarray(every.T)  # sums of its long rows are several times as fast as sums of nine
     rng = np.random.default_rng(seed)
     chosen = [int(rng.integers(len(every)))]
+    places = every.T.copy()  # compared place by place: sums over so few numbers of a row are slow
     # Minimum distance to the chosen set, ties by mean distance, as the authors' "max" strategy.
     least = np.full(len(every), tiles, dtype=np.int64)
     total = np.zeros(len(every), dtype=np.int64)
     for _ in range(count - 1):
-        distance = (places != places[:, chosen[-1], None]).sum(0)
+        distance = np.zeros(len(every), dtype=np.int8)
+        for place in places:
+            distance += place != place[chosen[-1]]
         least, total = np.minimum(least, distance), total + distance
         score = least * (tiles * count + 1) + total
         score[chosen] = -1
