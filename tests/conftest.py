@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import importlib.util
 import os
 from collections.abc import Iterator
 
@@ -16,10 +17,16 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import fastssl
+from tests.support import TRITON_DEVICE
 from tests.support.modes import FLOAT_ISAS, ISAS
 
 # Commands are made of functions and their annotations once, not in each of hundreds of calls.
 typer.testing._get_command = functools.cache(typer.testing._get_command)  # type: ignore[attr-defined]
+
+if TRITON_DEVICE == "cpu" and importlib.util.find_spec("triton"):
+    from tests.support.interpreter import without_repeated_patches
+
+    without_repeated_patches()
 
 
 @pytest.fixture(autouse=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import itertools
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -486,57 +488,58 @@ def test_says_what_it_cannot() -> None:
         g.sum().backward()
 
 
-def test_without_a_gpu_and_the_interpreter_it_says_why() -> None:
-    code = "import torch, fastssl.functional as F; F.nt_xent(torch.randn(4, 4), torch.randn(4, 4), backend='triton')"
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={"PATH": "", "CUDA_VISIBLE_DEVICES": ""}
-    )
-    assert "backend 'triton' is not usable: no GPU is visible to torch" in run.stderr
-
-
 def test_every_statistic_of_the_cpu_has_its_twin() -> None:
     """The kernels take their numbers from fastssl/_table.py; a statistic that is new there is missing here."""
     in_cuda = {"triplet", "semihard"}
     assert {loss.name for loss in RowLoss} <= {epilogue.name for epilogue in TileEpilogue} | in_cuda
 
 
+# Of each magnitude, multiples of 2 to 512.
+SIZES = (2, 6, 32, 70, 240, 512, 1022, 2050, 4608, 7778, 9984)
+
+
+@functools.cache
+def without_interpreter(d: int, sizes: tuple[int, ...]) -> dict[str, Any]:
+    """What one process finds that has neither the interpreter nor a GPU, for these features and sizes of batches."""
+    command = [sys.executable, "-m", "tests.support.without_interpreter", json.dumps([d, sizes])]
+    environment = {"TRITON_INTERPRET": "0", "PATH": "", "HOME": str(Path.home()), "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert run.returncode == 0, run.stderr
+    found: dict[str, Any] = json.loads(run.stdout)
+    return found
+
+
+def test_without_a_gpu_and_the_interpreter_it_says_why() -> None:
+    found = without_interpreter(128, SIZES)["refusal"]
+    assert "backend 'triton' is not usable: no GPU is visible to torch" in found
+
+
 def test_a_million_rows_fit() -> None:
     """Forward and backward pass of 1,048,576 x 512 in bf16, counted on the meta device."""
-    code = (
-        "import sys; sys.path.insert(0, 'benchmarks'); import gpu_static\n"
-        "print(gpu_static.peak_memory(1048576, 512)['peak'])"
-    )
-    environment = {"TRITON_INTERPRET": "0", "PATH": "", "HOME": str(Path.home())}
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
-    assert run.returncode == 0, run.stderr
-    assert int(run.stdout) < 6 * 2**30
-
-
-@pytest.mark.parametrize("d", [128, pytest.param(512, marks=pytest.mark.slow)])
-def test_batches_of_any_size_take_two_compilations_of_a_launch(d: int) -> None:
-    """Of 50 random sizes: one where the step from row to row of a matrix is a multiple of 16, one where it is not."""
-    code = (
-        "import random, sys; sys.path.insert(0, 'benchmarks'); import gpu_launches, torch\n"
-        "sizes = [2, *(2 * random.Random(k).randint(1, 5000) for k in range(49))]\n"
-        "for dtype in (torch.float32, torch.bfloat16, torch.float16):\n"
-        f"    found = gpu_launches.variants('sm_90', {d}, dtype, sizes)\n"
-        "    print(max(map(len, found.values())), len({key[0] for key in found}))"
-    )
-    environment = {"TRITON_INTERPRET": "0", "PATH": "", "HOME": str(Path.home())}
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines() == ["2 22"] * 3
+    assert without_interpreter(128, SIZES)["peak"] < 6 * 2**30
 
 
 def test_importing_asks_nothing_of_cuda() -> None:
-    code = (
-        "import torch\n"
-        "def asked(*_): raise AssertionError('CUDA was asked')\n"
-        "torch.cuda.is_available = torch.cuda.device_count = torch.cuda._lazy_init = asked\n"
-        "import fastssl, fastssl.functional, fastssl.losses, fastssl.ops.triton.operators"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert run.returncode == 0, run.stderr
+    assert not without_interpreter(128, SIZES)["asks CUDA"]
+
+
+def test_the_newer_setting_of_precision_is_read() -> None:
+    from fastssl.ops.triton.launch import precision
+
+    assert without_interpreter(128, SIZES)["precision"] == "tf32"
+    assert precision(torch.float32, False) in ("bf16x6", "tf32x3")
+    assert precision(torch.float32, True) == precision(torch.bfloat16, False) == "tf32"
+
+
+DRAWN = (2, *(2 * random.Random(k).randint(1, 5000) for k in range(49)))
+
+
+@pytest.mark.parametrize(
+    ("d", "sizes"), [(128, SIZES), *(pytest.param(d, DRAWN, marks=pytest.mark.slow) for d in (128, 512))]
+)
+def test_batches_of_any_size_take_two_compilations_of_a_launch(d: int, sizes: tuple[int, ...]) -> None:
+    """One where the step from row to row of a matrix is a multiple of 16, one where it is not."""
+    assert without_interpreter(d, sizes)["compilations"] == [[2, 22]] * 3
 
 
 def test_a_wide_tile_of_weights_lies_in_one_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -600,20 +603,6 @@ def test_inference_first_training_after() -> None:
         F.nt_xent(x, x, temperature=0.331, backend="triton")
     F.contrastive(x, labels, margin=0.771, backend="triton").backward()
     F.nt_xent(x, x, temperature=0.331, backend="triton").backward()
-
-
-def test_the_newer_setting_of_precision_is_read() -> None:
-    from fastssl.ops.triton.launch import precision
-
-    code = (
-        "import torch; from fastssl.ops.triton.launch import precision\n"
-        "torch.backends.cuda.matmul.fp32_precision = 'tf32'\n"
-        "print(precision(torch.float32, False))"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert run.stdout.strip() == "tf32", run.stderr
-    assert precision(torch.float32, False) in ("bf16x6", "tf32x3")
-    assert precision(torch.float32, True) == precision(torch.bfloat16, False) == "tf32"
 
 
 def test_what_addresses_are_made_of_is_specialised() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from typing import Any
@@ -50,6 +51,36 @@ def without_repeated_patches() -> None:
         return known[name] if name in known else known.setdefault(name, in_numpy(dtype))
 
     interpreter._patch_lang, interpreter._get_np_dtype = once, looked_up
+    builder = interpreter.interpreter_builder
+    if not builder.options.debug:  # else whole numbers are added twice, for an assertion that is left out
+        builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
+    _types_made_once(language.core)
+
+
+def _types_made_once(core: Any) -> None:
+    """Types of tiles, and what a tensor has of its type, are computed once for each element and shape."""
+    of_types: dict[Any, dict[str, Any]] = {}
+    of_tensors: dict[str, dict[str, Any]] = {}
+    make_type, make_tensor = core.block_type.__init__, core.tensor.__init__
+
+    @functools.wraps(make_type)
+    def block_type(self: Any, element_ty: Any, shape: Any) -> None:
+        sizes = tuple(getattr(size, "value", size) for size in shape)
+        key = (element_ty.name, getattr(element_ty, "address_space", ""), sizes)
+        if key not in of_types:
+            make_type(self, element_ty, shape)
+            of_types[key] = dict(vars(self))
+        vars(self).update(of_types[key])
+
+    @functools.wraps(make_tensor)
+    def tensor(self: Any, handle: Any, type: Any) -> None:
+        if type.name not in of_tensors:
+            make_tensor(self, handle, type)
+            of_tensors[type.name] = {k: v for k, v in vars(self).items() if k not in ("handle", "type", "dtype")}
+        self.handle, self.type, self.dtype = handle, type, type.scalar
+        vars(self).update(of_tensors[type.name])
+
+    core.block_type.__init__, core.tensor.__init__ = block_type, tensor
 
 
 def accesses_outside(monkeypatch: pytest.MonkeyPatch) -> list[str]:
