@@ -75,7 +75,17 @@ def test_defaults_are_those_of_the_function(name: str) -> None:
 LEARNED = [name for name in MODULES if "learnable" in inspect.signature(getattr(losses, name)).parameters]
 
 
-@pytest.mark.parametrize(("name", "learnable"), [*((n, False) for n in MODULES), *((n, True) for n in LEARNED)])
+def compiled() -> list[Any]:
+    """The first module of each family, those that change as they are called, and the first that learns an option;
+    the others are slow tests: their functions are exported in test_properties.py."""
+    of_family = {getattr(losses, name).__module__: name for name in reversed(MODULES)}
+    changes = {name for name in MODULES if _made(name)[0].state_dict().keys() - {"weight"}}
+    fast = {(name, False) for name in {*of_family.values(), *changes}} | {(LEARNED[0], True)}
+    every = [*((name, False) for name in MODULES), *((name, True) for name in LEARNED)]
+    return [pytest.param(*case, marks=[] if case in fast else [pytest.mark.slow]) for case in every]
+
+
+@pytest.mark.parametrize(("name", "learnable"), compiled())
 def test_a_module_compiles_in_one_piece(name: str, learnable: bool) -> None:
     torch._dynamo.reset()
     module, batch = _made(name)
