@@ -153,7 +153,7 @@ def main(rank: int, out: Path, names: list[str]) -> None:
             **{"epochs": 2, "batch_size": size, "warmup_epochs": 1, "devices": 2, "precision": "32-true", **chosen}
         )
         settings.chunk, settings.strategy = int(chunk) if chunk else None, strategy or "ddp"
-        if settings.strategy == "fsdp":  # checkpoints gather parameters: all processes write them when one does
+        if run == "simclr@fsdp":  # checkpoints gather parameters: all processes write them when one does
             settings.checkpoint_minutes = 1000.0 if rank else 1e-6
         pretrain(method, source, settings, out=out / run, encoder_options=options)
         banks = [bank.rows.float() for bank in method.modules() if isinstance(bank, MemoryBank)]
