@@ -55,6 +55,15 @@ def without_repeated_patches() -> None:
     if not builder.options.debug:  # else whole numbers are added twice, for an assertion that is left out
         builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
     _types_made_once(language.core)
+    semantic = interpreter.interpreter_semantic
+    broadcast = semantic.broadcast_impl_value
+
+    def together(lhs: Any, rhs: Any) -> Any:  # most are of one shape already
+        types = lhs.type, rhs.type
+        same = all(t.is_block() for t in types) and list(types[0].shape) == list(types[1].shape)
+        return (lhs, rhs) if same else broadcast(lhs, rhs)
+
+    semantic.broadcast_impl_value = together
 
 
 def _types_made_once(core: Any) -> None:
