@@ -93,7 +93,13 @@ def test_a_backend_counts_in_compiled_code() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [losses.SupConLoss, losses.ContrastiveLoss, losses.MultiSimilarityLoss], ids=lambda make: make.__name__
+    "make",
+    [
+        losses.SupConLoss,
+        pytest.param(losses.ContrastiveLoss, marks=pytest.mark.slow),
+        pytest.param(losses.MultiSimilarityLoss, marks=pytest.mark.slow),
+    ],
+    ids=lambda make: make.__name__,
 )
 def test_rows_meet_no_copy_of_their_own_in_a_compiled_memory(make: Callable[[], Any]) -> None:
     def steps(compiler: Callable[[Any], Any]) -> list[Tensor]:
