@@ -1,5 +1,5 @@
-/* A driver of CUDA without a device (libcuda.so.1 for tests): answers what Triton asks of a Hopper GPU, and writes down
-   what is launched. Kernels do not run. */
+/* A driver of CUDA without a device (libcuda.so.1 of launch_time.py and tests/gpu/test_plan.py): answers what Triton asks
+   of a Hopper GPU, and writes down what is launched. Kernels do not run. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>

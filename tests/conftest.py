@@ -17,6 +17,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import fastssl
+from fastssl.ops.draws import seed_step
 from tests.support import TRITON_DEVICE
 from tests.support.modes import FLOAT_ISAS, ISAS
 
@@ -32,10 +33,7 @@ if TRITON_DEVICE == "cpu" and importlib.util.find_spec("triton"):
 @pytest.fixture(autouse=True)
 def _clean_state() -> Iterator[None]:
     threads, budget, isa = torch.get_num_threads(), fastssl.get_memory_budget(), fastssl.instruction_set()
-    if torch.cuda.is_available():
-        torch.manual_seed(0)
-    else:  # which manual_seed formats the whole stack for, in case that a GPU is used later
-        torch.default_generator.manual_seed(0)
+    seed_step(0)
     yield
     torch.set_num_threads(threads)
     fastssl.set_memory_budget(budget)

@@ -260,9 +260,9 @@ def breakdown(report: Callable[[str], None], seconds: float) -> dict[str, Any]:
             end = time.perf_counter() + seconds
             times: list[float] = []
             while time.perf_counter() < end or len(times) < 5:
-                call = {"seed": next(seed)}
-                without = _timed(partial(besides, images, **call)) if besides else 0.0
-                times.append(_timed(partial(augment, images, **call)) - without)
+                drawn = next(seed)
+                without = _timed(partial(besides, images, seed=drawn)) if besides else 0.0
+                times.append(_timed(partial(augment, images, seed=drawn)) - without)
             return float(np.median(times)) / len(images)
 
         plain = rate(base)

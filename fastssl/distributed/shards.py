@@ -140,11 +140,7 @@ def _of_inference(argument: Any) -> bool:
     """Whether this is a tensor made within inference_mode, such as labels or a teacher's rows, or holds one."""
     if isinstance(argument, torch.Tensor):
         return argument.is_inference()
-    if isinstance(argument, (list, tuple)):  # listed pairs, parameters
-        for given in argument:
-            if isinstance(given, (torch.Tensor, list, tuple)) and _of_inference(given):
-                return True
-    return False
+    return isinstance(argument, (list, tuple)) and any(map(_of_inference, argument))  # listed pairs, parameters
 
 
 def _copied(argument: Any) -> Any:

@@ -39,14 +39,14 @@ def test_pieces_of_memory_that_live_at_once_do_not_overlap(pieces: list[tuple[in
     assert size <= sum(whole)
 
 
-def needs_no_driver() -> None:
+def needs_no_gpu() -> None:
     if TRITON_DEVICE == "cuda" or sys.platform != "linux" or not (shutil.which("cc") or shutil.which("gcc")):
         pytest.skip("needs Linux, a C compiler, and no GPU, whose driver would be in the way")
 
 
 def launches(*losses: str) -> list[dict[str, Any]]:
     """What a process without TRITON_INTERPRET has launched, on a driver without a device."""
-    needs_no_driver()
+    needs_no_gpu()
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "benchmarks" / "launch_time.py"), "--launches", *losses]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -88,7 +88,7 @@ def test_kernels_of_other_losses_are_launched_as_by_triton() -> None:
 
 def test_errors_of_the_driver_are_raised(tmp_path: Path) -> None:
     """Also of a thread that has no context yet."""
-    needs_no_driver()
+    needs_no_gpu()
     script = f"""
 import ctypes, sys, threading
 sys.path.insert(0, {str(ROOT / "benchmarks")!r})
